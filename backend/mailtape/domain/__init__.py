@@ -1,0 +1,1 @@
+"""Facts and rules of the platform. Standard library only: no clock, no I/O, no framework."""

@@ -1,0 +1,100 @@
+"""What all mapped classes share: column types that mean the same on SQLite and on MySQL."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from sqlalchemy import BigInteger, Dialect, Integer, String, TypeDecorator
+from sqlalchemy.dialects import mysql
+from sqlalchemy.orm import DeclarativeBase, mapped_column
+from sqlalchemy.types import LargeBinary, TypeEngine
+
+
+class Id(TypeDecorator[bytes]):
+    """Sixteen raw bytes: BINARY(16) on MySQL, BLOB on SQLite."""
+
+    impl = LargeBinary(16)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Choose the fixed-length type where there is one."""
+        if dialect.name == "mysql":
+            return dialect.type_descriptor(mysql.BINARY(16))
+        return dialect.type_descriptor(LargeBinary(16))
+
+
+class Digest(TypeDecorator[bytes]):
+    """The 32 raw bytes of a sha256."""
+
+    impl = LargeBinary(32)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Choose the fixed-length type where there is one."""
+        if dialect.name == "mysql":
+            return dialect.type_descriptor(mysql.BINARY(32))
+        return dialect.type_descriptor(LargeBinary(32))
+
+
+class Key(TypeDecorator[bytes]):
+    """Up to 32 raw bytes: VARBINARY(32) on MySQL, which a key can be made of, BLOB on SQLite."""
+
+    impl = LargeBinary(32)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Choose the type that MySQL can index whole."""
+        if dialect.name == "mysql":
+            return dialect.type_descriptor(mysql.VARBINARY(32))
+        return dialect.type_descriptor(LargeBinary(32))
+
+
+class Instant(TypeDecorator[datetime]):
+    """A time in UTC, kept as microseconds since 1970.
+
+    An integer compares, indexes and rounds alike everywhere; SQLite has no time type and MySQL's
+    have no zone.
+    """
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
+        """Write a time; it must know its zone."""
+        del dialect
+        return None if value is None else to_us(value)
+
+    def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:
+        """Read a time."""
+        del dialect
+        return None if value is None else from_us(value)
+
+
+def to_us(value: datetime) -> int:
+    """Count the microseconds from 1970 to a time that knows its zone."""
+    seconds = int(value.replace(microsecond=0).timestamp())
+    return seconds * 1_000_000 + value.microsecond
+
+
+def from_us(value: int) -> datetime:
+    """Make a time in UTC from microseconds since 1970."""
+    seconds, microsecond = divmod(value, 1_000_000)
+    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=microsecond)
+
+
+Number = BigInteger().with_variant(Integer, "sqlite")
+"""A 64-bit number; on SQLite the name INTEGER is what makes a primary key the rowid itself."""
+
+NumberKey = Annotated[int, mapped_column(Number, primary_key=True, autoincrement=True)]
+IdKey = Annotated[bytes, mapped_column(Id, primary_key=True)]
+Name = Annotated[str, mapped_column(String(200))]
+MailAddress = Annotated[str, mapped_column(String(320))]
+"""64 octets of local part, the at-sign, 255 of domain (RFC 5321, section 4.5.3.1)."""
+
+
+class Row(DeclarativeBase):
+    """The base of every mapped class."""
+
+    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy reads it from the class
+        datetime: Instant,
+        int: Number,
+    }

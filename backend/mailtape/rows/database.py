@@ -1,0 +1,142 @@
+"""The database of rows: transactions on the right thread.
+
+`read` gives a snapshot, `write` one transaction that is on disk and synced when it returns.
+Queries are functions of `rows`, handed over with their arguments; nothing else opens a session.
+
+On SQLite all writing happens on the one writing thread and reading on a few threads with
+connections of their own, which WAL lets run beside it.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from mailtape.domain.errors import StoreFull, Unavailable
+from mailtape.rows.writing_thread import WritingThread
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+READING_THREADS = 3
+_PAGE_CACHE_KIB = 16 * 1024
+
+
+class Database:
+    """Rows in one SQLite file."""
+
+    def __init__(self, path: Path, writing: WritingThread) -> None:
+        self._writing = writing
+        self._writer = _engine(path, begin="BEGIN IMMEDIATE")
+        self._reader = _engine(path, begin="BEGIN")
+        self._reading = ThreadPoolExecutor(READING_THREADS, thread_name_prefix="reading")
+
+    async def read(
+        self, query: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run a query on a snapshot of the rows.
+
+        Raises:
+            Unavailable: the database cannot be read.
+        """
+        run = partial(_read, self._reader, lambda session: query(session, *args, **kwargs))
+        return await asyncio.get_running_loop().run_in_executor(self._reading, run)
+
+    async def write(
+        self, work: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run a change as one transaction, before all bulk writing; synced on return.
+
+        Raises:
+            StoreFull: the disk is full; nothing was changed.
+            Unavailable: the database cannot be written; nothing was changed.
+        """
+        run = partial(_write, self._writer, lambda session: work(session, *args, **kwargs))
+        return await self._writing.submit(run, urgent=True)
+
+    async def write_bulk(
+        self, work: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run a change for which nobody is waiting; otherwise as `write`."""
+        run = partial(_write, self._writer, lambda session: work(session, *args, **kwargs))
+        return await self._writing.submit(run)
+
+    def close(self) -> None:
+        """Close every connection; call it after the writing thread has stopped."""
+        self._reading.shutdown()
+        self._reader.dispose()
+        self._writer.dispose()
+
+
+def _read(engine: Engine, query: Callable[[Session], T]) -> T:
+    with driver_errors(), Session(engine, expire_on_commit=False) as session:
+        return query(session)
+
+
+def _write(engine: Engine, work: Callable[[Session], T]) -> T:
+    with driver_errors(), Session(engine, expire_on_commit=False) as session:
+        result = work(session)
+        session.commit()
+        return result
+
+
+@contextmanager
+def driver_errors() -> Iterator[None]:
+    """Turn the driver's errors into the two that the rims know; a bug stays a bug."""
+    try:
+        yield
+    except DBAPIError as error:
+        if isinstance(error.orig, sqlite3.OperationalError):
+            raise from_sqlite(error.orig) from error
+        raise
+    except sqlite3.OperationalError as error:
+        raise from_sqlite(error) from error
+
+
+def from_sqlite(error: sqlite3.OperationalError) -> Unavailable:
+    """Name an operational error of SQLite."""
+    if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+        return StoreFull("There is no room to keep this.")
+    return Unavailable("The database cannot be used at the moment.")
+
+
+def prepare(connection: sqlite3.Connection) -> None:
+    """Set what holds for every connection to every SQLite file of ours.
+
+    FULL, because with WAL anything less may forget the last commits when the power fails, and a
+    commit here is what 250 stands on.
+    """
+    connection.isolation_level = None  # transactions begin where we say BEGIN, nowhere else
+    for pragma in (
+        "auto_vacuum=INCREMENTAL",  # only has a say before the first table exists
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+        "busy_timeout=5000",
+        f"cache_size=-{_PAGE_CACHE_KIB}",
+        "temp_store=MEMORY",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _engine(path: Path, begin: str) -> Engine:
+    engine = create_engine(f"sqlite:///{path}", pool_size=READING_THREADS, max_overflow=0)
+
+    @event.listens_for(engine, "connect")
+    def _on_connect(connection: sqlite3.Connection, _entry: ConnectionPoolEntry) -> None:
+        prepare(connection)
+
+    @event.listens_for(engine, "begin")
+    def _on_begin(connection: Any) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine

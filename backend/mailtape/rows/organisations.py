@@ -1,0 +1,59 @@
+"""Organisations: the tenants. Every other row but a user's belongs to one of them."""
+
+from datetime import datetime
+
+from sqlalchemy import ForeignKey, String, select, update
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from mailtape.domain.ids import OrganisationId
+from mailtape.rows.base import IdKey, Name, Row
+
+
+class Organisation(Row):
+    """A tenant, and the two figures that change under its lock."""
+
+    __tablename__ = "organisations"
+
+    id: Mapped[IdKey]
+    slug: Mapped[str] = mapped_column(String(63), unique=True)
+    """Its subdomain of DOMAIN: one DNS label, never given to another organisation."""
+    name: Mapped[Name]
+    tier: Mapped[str] = mapped_column(String(64), ForeignKey("tiers.name"))
+    status: Mapped[str] = mapped_column(String(16), default="active")
+    """active, suspended or deleted."""
+    sequence: Mapped[int] = mapped_column(default=0)
+    """The last event's number; taken and raised in the transaction that stores the events."""
+    storage_bytes: Mapped[int] = mapped_column(default=0)
+    """Raw bytes of the messages that stand in rows now."""
+    created_at: Mapped[datetime]
+
+
+def find(session: Session, organisation_id: OrganisationId) -> Organisation | None:
+    """Read an organisation."""
+    return session.get(Organisation, organisation_id)
+
+
+def find_by_slug(session: Session, slug: str) -> Organisation | None:
+    """Read an organisation by its subdomain."""
+    return session.scalar(select(Organisation).where(Organisation.slug == slug))
+
+
+def take_sequences(
+    session: Session, organisation_id: OrganisationId, events: int, storage_bytes: int
+) -> int:
+    """Take the next `events` numbers and add to the storage, under the row's lock.
+
+    Returns the first number taken. The update comes before the read, so that two transactions
+    cannot read the same number (on MySQL the update locks the row; SQLite has one writer).
+    """
+    session.execute(
+        update(Organisation)
+        .where(Organisation.id == organisation_id)
+        .values(
+            sequence=Organisation.sequence + events,
+            storage_bytes=Organisation.storage_bytes + storage_bytes,
+        )
+    )
+    last = session.scalar(select(Organisation.sequence).where(Organisation.id == organisation_id))
+    assert last is not None, "organisations are never deleted while they have mail"  # noqa: S101
+    return last - events + 1

@@ -1,0 +1,43 @@
+"""Full text search: the one place that knows the dialect.
+
+On SQLite an FTS5 table beside `messages`, keyed by `messages.number`, written in the transaction
+that writes the row. The organisation is a word of the indexed text, so that the index itself
+keeps tenants apart and a rare word in a large neighbour costs nothing.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from mailtape.domain.ids import OrganisationId
+
+_ADD = text(
+    "INSERT INTO message_search (rowid, organisation, words)"
+    " SELECT number, :organisation, :words FROM messages"
+    " WHERE organisation_id = :organisation_id AND id = :id"
+)
+_REMOVE = text("DELETE FROM message_search WHERE rowid = :number")
+
+
+def add(
+    session: Session, organisation_id: OrganisationId, entries: Iterable[tuple[bytes, str]]
+) -> None:
+    """Enter messages that were just inserted: message id and the text to be found by."""
+    session.execute(
+        _ADD,
+        [
+            {
+                "organisation": organisation_id.hex(),
+                "organisation_id": organisation_id,
+                "id": message_id,
+                "words": words,
+            }
+            for message_id, words in entries
+        ],
+    )
+
+
+def remove(session: Session, numbers: Sequence[int]) -> None:
+    """Take messages out, in the transaction that deletes their rows."""
+    session.execute(_REMOVE, [{"number": number} for number in numbers])

@@ -1,0 +1,21 @@
+"""What an organisation has used, by calendar month in UTC."""
+
+from sqlalchemy import String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from mailtape.rows.base import Id, Row
+
+
+class Usage(Row):
+    """One organisation's month."""
+
+    __tablename__ = "usage"
+
+    organisation_id: Mapped[bytes] = mapped_column(Id, primary_key=True)
+    period: Mapped[str] = mapped_column(String(7), primary_key=True)
+    """`2026-11`: the month in which the mail was accepted."""
+    emails: Mapped[int] = mapped_column(default=0)
+    """Messages stored; deleting one does not give it back."""
+    emails_forgotten: Mapped[int] = mapped_column(default=0)
+    """How many of them no event tells of any more: `emails` less this is a count of events."""
+    api_calls: Mapped[int] = mapped_column(default=0)
