@@ -1,0 +1,551 @@
+"""What an operator can set: environment variables, and a `.env` file in the working directory.
+
+Read once, when a process starts, and handed on as plain values; nothing else of Mailtape looks at
+the environment. The environment goes before `.env`, a flag of the command line before both. Each
+setting has a unit, a bound, a default that is safe in production and one sentence; the reference,
+`.env.example` and the message about a wrong value are all made from these. An empty value is the
+same as none, except where the sentence says otherwise.
+
+A wrong setting is never repaired or passed over: `WrongSettings` holds one sentence for each fault.
+"""
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
+
+from annotated_types import Ge, Le, MaxLen, MinLen
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ByteSize,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfigDict
+
+from mailtape.foreign_settings import name_faults
+
+KIB = 2**10
+MIB = 2**20
+GIB = 2**30
+
+PRODUCTION_SECRET_LENGTH = 32
+"""Characters; HS256 is no stronger than its key (RFC 7518, section 3.2)."""
+
+_EMPTY_MEANS_SOMETHING = frozenset({"capture_organization"})
+
+
+class WrongSettings(Exception):
+    """The settings cannot be used; `faults` has a sentence for each reason."""
+
+    def __init__(self, faults: tuple[str, ...]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What a number counts."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How a value that is no plain number is written."""
+
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class HostPort:
+    """An address to listen on; port 0 is any free one."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `127.0.0.1:8025`, `[::1]:8025` or `name:8025`.
+
+        Raises:
+            ValueError: it is written otherwise.
+        """
+        host, colon, port = text.strip().rpartition(":")
+        if host.startswith("[") and host.endswith("]"):
+            host = host[1:-1]
+        elif ":" in host:
+            raise ValueError("an IPv6 address stands in brackets")
+        if not (host and colon and port.isascii() and port.isdigit() and int(port) <= 65_535):
+            raise ValueError("not HOST:PORT")
+        return cls(host, int(port))
+
+    @property
+    def on_loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def _read_address(value: object) -> object:
+    return HostPort.parse(value) if isinstance(value, str) else value
+
+
+def _read_networks(value: object) -> object:
+    if isinstance(value, str):
+        return tuple(ip_network(word) for word in value.replace(",", " ").split())
+    return value
+
+
+def _check_token(value: SecretStr | None) -> SecretStr | None:
+    if value is not None and not re.fullmatch(r"[A-Za-z0-9_-]{32,200}", value.get_secret_value()):
+        raise ValueError("not a token")
+    return value
+
+
+_LISTEN = Form("HOST:PORT, such as 127.0.0.1:1025 or [::1]:1025")
+Listen = Annotated[HostPort, BeforeValidator(_read_address), _LISTEN]
+OptionalListen = Annotated[HostPort | None, BeforeValidator(_read_address), _LISTEN]
+Networks = Annotated[
+    tuple[IPv4Network | IPv6Network, ...],
+    BeforeValidator(_read_networks),
+    Form("networks separated by commas, such as 127.0.0.0/8,::1/128"),
+]
+Seconds = Annotated[int, Unit("seconds")]
+Minutes = Annotated[int, Unit("minutes")]
+Days = Annotated[int, Unit("days")]
+Url = Annotated[
+    str, Field(pattern=r"^https?://[^\s/]+(/[^\s]*)?$"), Form("an http:// or https:// address")
+]
+OptionalSecret = Annotated[SecretStr | None, Field(min_length=16, max_length=1024)]
+OptionalFile = Annotated[Path | None, Form("the path of a PEM file")]
+
+
+class _Section(BaseSettings):
+    model_config = SettingsConfigDict(extra="ignore", frozen=True, enable_decoding=False)
+
+
+class Storage(_Section):
+    """Where the embedded default keeps what it is given."""
+
+    data_dir: Annotated[Path, Form("a folder")] = Field(
+        default=Path("var"),
+        description="Folder of everything that is kept; made with mode 0700 when it is missing.",
+    )
+    queue_max_bytes: ByteSize = Field(
+        default=ByteSize(4 * GIB),
+        ge=MIB,
+        le=2**50,
+        description="Accepted mail that may wait to be understood; beyond it SMTP answers 452.",
+    )
+
+
+class Listeners(_Section):
+    """Addresses that the programs listen on."""
+
+    http_listen: Listen = Field(
+        default=HostPort("127.0.0.1", 8025), description="REST API, event stream and documents."
+    )
+    smtp_listen: Listen = Field(
+        default=HostPort("127.0.0.1", 1025), description="Mail by SMTP, with STARTTLS and AUTH."
+    )
+    lmtp_listen: OptionalListen = Field(
+        default=None,
+        description="Mail by LMTP from Postfix. Read, but this release binds nothing for it.",
+    )
+    policy_listen: Listen = Field(
+        default=HostPort("127.0.0.1", 10031),
+        description="Postfix policy delegation. Read, but this release binds nothing for it.",
+    )
+    metrics_listen: OptionalListen = Field(
+        default=None,
+        description=(
+            "Health and metrics of processes without HTTP. Read, but this release binds nothing"
+            " for it: `serve` has both at HTTP_LISTEN."
+        ),
+    )
+    drain_timeout_seconds: Seconds = Field(
+        default=25,
+        ge=1,
+        le=30,
+        description="Time after SIGTERM for transactions and requests that have begun.",
+    )
+
+
+class Mail(_Section):
+    """The wire that mail comes in by."""
+
+    domain: Annotated[
+        str,
+        Field(max_length=190, pattern=r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9-]{1,63}$"),
+        Form("a domain name in lower case"),
+    ] = Field(
+        default="mail.example.com",
+        description="Domain of the hosted addresses; organisations have subdomains of it.",
+    )
+    smtp_max_message_bytes: ByteSize = Field(
+        default=ByteSize(30 * MIB),
+        ge=64 * KIB,
+        le=GIB,
+        description="Largest mail of any organisation; larger ones get 552.",
+    )
+    smtp_max_recipients: Annotated[int, Unit("recipients")] = Field(
+        default=1000,
+        ge=100,  # RFC 5321, section 4.5.3.1.8
+        le=10_000,
+        description="Recipients of one transaction; the next ones get 452. As in Postfix.",
+    )
+    smtp_max_connections: Annotated[int, Unit("connections")] = Field(
+        default=2000,
+        ge=1,
+        le=100_000,
+        description="SMTP connections at a time; further ones get 421.",
+    )
+    smtp_command_timeout_seconds: Seconds = Field(
+        default=300,  # RFC 5321, section 4.5.3.2.7
+        ge=1,
+        le=3600,
+        description="How long a client may be silent between commands.",
+    )
+    smtp_data_timeout_seconds: Seconds = Field(
+        default=600,
+        ge=1,
+        le=7200,
+        description="How long one mail may take to arrive after DATA.",
+    )
+    smtp_tls_cert: OptionalFile = Field(
+        default=None,
+        description="Certificate chain for STARTTLS; without one the first start signs its own.",
+    )
+    smtp_tls_key: OptionalFile = Field(
+        default=None, description="Private key of SMTP_TLS_CERT, without a pass phrase."
+    )
+    smtp_allow_anonymous: bool | None = Field(
+        default=None,
+        description=(
+            "true: mail is taken without AUTH; false: only with AUTH. Unset: without, on loopback"
+            " and wherever capture is off; a listener off loopback that captures must be told."
+        ),
+    )
+    lmtp_trusted: Networks = Field(
+        default=(IPv4Network("127.0.0.0/8"), IPv6Network("::1/128")),
+        description="Networks whose word on other clients (LMTP, XFORWARD) is taken.",
+    )
+
+
+class Capture(_Section):
+    """Capture mode: mail to any address becomes mail of organisation `local`."""
+
+    capture_organization: Annotated[
+        Literal["local", ""] | None, Form("local, or empty to turn capture off")
+    ] = Field(
+        default=None,
+        description="Unset: `serve` captures unless APP_ENV is production, nothing else does.",
+    )
+    capture_max_messages: Annotated[int, Unit("messages")] = Field(
+        default=1_000_000,
+        ge=1,
+        le=1_000_000_000,
+        description="Organisation `local` keeps its newest messages up to this number.",
+    )
+    capture_max_bytes: ByteSize = Field(
+        default=ByteSize(10 * GIB),
+        ge=MIB,
+        le=2**50,
+        description="Organisation `local` keeps its newest messages up to this many raw bytes.",
+    )
+
+
+class Sessions(_Section):
+    """The HTTP side: who may sign in, and for how long."""
+
+    app_env: Literal["development", "production"] = Field(
+        default="development",
+        description="production refuses to make up secrets or to start with weak ones.",
+    )
+    backend_url: Annotated[Url | None, Form("an http:// or https:// address")] = Field(
+        default=None,
+        description="How browsers reach the API; unset: the address it listens on.",
+    )
+    frontend_url: Annotated[Url | None, Form("an http:// or https:// address")] = Field(
+        default=None, description="How browsers reach the console; unset: the same as BACKEND_URL."
+    )
+    jwt_secret: OptionalSecret = Field(
+        default=None,
+        description="Signs access tokens and links; made up at the first start, not in production.",
+    )
+    api_token_salt: OptionalSecret = Field(
+        default=None,
+        description="Hashes tokens before they are kept; made up as JWT_SECRET is.",
+    )
+    access_token_lifetime_minutes: Minutes = Field(
+        default=15, ge=1, le=1440, description="How long an access token is good for."
+    )
+    refresh_token_lifetime_days: Days = Field(
+        default=30, ge=1, le=365, description="How long a refresh token is good for."
+    )
+    session_absolute_limit_days: Days = Field(
+        default=90, ge=1, le=3650, description="A session ends this long after its sign-in."
+    )
+    session_idle_limit_days: Days = Field(
+        default=30, ge=1, le=3650, description="A session ends after this long without use."
+    )
+    registration: Annotated[Literal["open", "closed"] | None, Form("open or closed")] = Field(
+        default=None,
+        description=(
+            "Whether anybody may register. Unset: open, but closed while capture listens for SMTP"
+            " off loopback."
+        ),
+    )
+    mailtape_admin_email: Annotated[
+        str | None,
+        Field(pattern=r"^[^\s@]{1,64}@[^\s@]{1,255}$"),
+        Form("an e-mail address"),
+    ] = Field(
+        default=None,
+        description="The administrator that every start makes sure of; made up at the first start.",
+    )
+    mailtape_admin_password: Annotated[SecretStr | None, Field(min_length=8, max_length=200)] = (
+        Field(default=None, description="The administrator's password; made up as the name is.")
+    )
+    mailtape_api_token: Annotated[
+        SecretStr | None,
+        AfterValidator(_check_token),
+        Form("32 to 200 characters of A-Z a-z 0-9 _ -"),
+    ] = Field(
+        default=None,
+        description="An API token of organisation `local` with every scope; made up likewise.",
+    )
+
+
+class Limits(_Section):
+    """How much one client may ask for."""
+
+    auth_failures_per_account: Annotated[int, Unit("failures")] = Field(
+        default=5, ge=1, le=1000, description="Failed sign-ins of one account within the window."
+    )
+    auth_failures_per_client: Annotated[int, Unit("failures")] = Field(
+        default=100,
+        ge=1,
+        le=100_000,
+        description="Failed sign-ins of one client address within it.",
+    )
+    auth_failure_window_minutes: Minutes = Field(
+        default=15, ge=1, le=1440, description="How long a failed sign-in counts."
+    )
+
+
+class Workers(_Section):
+    """The processes that understand mail."""
+
+    workers: Annotated[int | None, Unit("processes")] = Field(
+        default=None,
+        ge=1,
+        le=256,
+        description="Processes that parse mail; unset: one fewer than there are cores.",
+    )
+    worker_deadline_seconds: Seconds = Field(
+        default=30,
+        ge=1,
+        le=600,
+        description="A worker that takes longer over one mail is ended; the mail is kept unparsed.",
+    )
+
+
+class Logging(_Section):
+    """What is written to standard error."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="The least important events that are written."
+    )
+    log_format: Annotated[Literal["json", "console"] | None, Form("json or console")] = Field(
+        default=None, description="Unset: console on a terminal, JSON lines otherwise."
+    )
+
+
+SECTIONS: tuple[type[_Section], ...] = (
+    Storage,
+    Listeners,
+    Mail,
+    Capture,
+    Sessions,
+    Limits,
+    Workers,
+    Logging,
+)
+
+
+class Settings(Logging, Workers, Limits, Sessions, Capture, Mail, Listeners, Storage):
+    """All of them. Make one with `read_settings`, which explains what is wrong."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_unset(cls, given: dict[str, Any]) -> dict[str, Any]:
+        return {
+            name: value
+            for name, value in given.items()
+            if value != "" or name in _EMPTY_MEANS_SOMETHING
+        }
+
+    @property
+    def in_production(self) -> bool:
+        """Whether this is no place for made-up secrets."""
+        return self.app_env == "production"
+
+    @property
+    def capture(self) -> bool:
+        """Whether `serve` takes mail for addresses that nobody has."""
+        if self.capture_organization is None:
+            return not self.in_production
+        return self.capture_organization == "local"
+
+    @property
+    def anonymous(self) -> bool:
+        """Whether SMTP takes mail without AUTH."""
+        return self.smtp_allow_anonymous is not False
+
+    @property
+    def registration_open(self) -> bool:
+        """Whether anybody may make an account."""
+        if self.registration is None:
+            return not (self.capture and not self.smtp_listen.on_loopback)
+        return self.registration == "open"
+
+    @property
+    def worker_processes(self) -> int:
+        """How many processes parse mail."""
+        return self.workers or max(1, (os.cpu_count() or 1) - 1)
+
+    @property
+    def public_url(self) -> str:
+        """BACKEND_URL, or the address that HTTP listens on; no slash at the end."""
+        return (self.backend_url or f"http://{self.http_listen}").rstrip("/")
+
+
+def read_settings(env_file: Path = Path(".env"), **flags: Any) -> Settings:
+    """Read the environment and `env_file`; a flag that is not None goes before both.
+
+    Raises:
+        WrongSettings: with everything that is wrong at once.
+    """
+    dotenv = DotEnvSettingsSource(Settings, env_file=env_file, case_sensitive=True).env_vars
+    given = {name for name, value in {**dotenv, **os.environ}.items() if value}
+    faults = name_faults(given, known={name.upper() for name in Settings.model_fields})
+    try:
+        settings = Settings(
+            _env_file=env_file, **{name: flag for name, flag in flags.items() if flag is not None}
+        )
+    except ValidationError as error:
+        raise WrongSettings((*faults, *_value_faults(error))) from None
+    faults += _combination_faults(settings)
+    if faults:
+        raise WrongSettings(tuple(faults))
+    return settings
+
+
+def allowed(field: FieldInfo) -> str:
+    """Say what a setting may be, for the reference and for whoever got it wrong."""
+    facts: dict[type[object], Any] = {type(fact): fact for fact in field.metadata}
+    if form := facts.get(Form):
+        return str(form.words)
+    if field.annotation is ByteSize:
+        return f"a size from {size(facts[Ge].ge)} to {size(facts[Le].le)}, such as 30MiB"
+    if unit := facts.get(Unit):
+        return f"a whole number of {unit.name} from {facts[Ge].ge} to {facts[Le].le}"
+    if MinLen in facts:
+        return f"{facts[MinLen].min_length} to {facts[MaxLen].max_length} characters"
+    if get_origin(field.annotation) is Literal:
+        return " or ".join(str(choice) for choice in get_args(field.annotation))
+    return "true or false"
+
+
+def size(octets: int) -> str:
+    """Write a number of bytes as it may be set."""
+    return ByteSize(octets).human_readable().replace(".0", "")
+
+
+def is_secret(field: FieldInfo) -> bool:
+    """Whether the value is never shown."""
+    return SecretStr in (field.annotation, *get_args(field.annotation))
+
+
+def _value_faults(error: ValidationError) -> Iterable[str]:
+    for fault in error.errors(include_url=False):
+        name = str(fault["loc"][0])
+        field = Settings.model_fields[name]
+        what = "has a wrong value" if is_secret(field) else f"is {str(fault['input'])!r}"
+        yield f"{name.upper()} {what}; it must be {allowed(field)}."
+
+
+def _combination_faults(settings: Settings) -> list[str]:
+    """Find values that are right by themselves and wrong together."""
+    faults = []
+    listen = settings.smtp_listen
+    if settings.capture and not listen.on_loopback and settings.smtp_allow_anonymous is None:
+        faults.append(
+            f"SMTP_LISTEN is {listen}, which other machines reach, and capture is on; set"
+            " SMTP_ALLOW_ANONYMOUS to true to take mail from anybody, to false to ask for AUTH, or"
+            " turn capture off with an empty CAPTURE_ORGANIZATION."
+        )
+    if (settings.smtp_tls_cert is None) != (settings.smtp_tls_key is None):
+        faults.append("SMTP_TLS_CERT and SMTP_TLS_KEY must be set together.")
+    faults += [
+        f"{name} is {str(path)!r}; it must be a file that can be read."
+        for name, path in (
+            ("SMTP_TLS_CERT", settings.smtp_tls_cert),
+            ("SMTP_TLS_KEY", settings.smtp_tls_key),
+        )
+        if path is not None and not os.access(path, os.R_OK)
+    ]
+    if settings.in_production:
+        faults += _production_faults(settings)
+    return faults
+
+
+def _production_faults(settings: Settings) -> Iterable[str]:
+    secrets = {"JWT_SECRET": settings.jwt_secret, "API_TOKEN_SALT": settings.api_token_salt}
+    for name, secret in secrets.items():
+        if secret is None:
+            yield f"{name} is not set; APP_ENV=production makes up no secrets."
+        elif len(secret) < PRODUCTION_SECRET_LENGTH:
+            yield (
+                f"{name} is shorter than the {PRODUCTION_SECRET_LENGTH} characters that"
+                " APP_ENV=production asks for."
+            )
+        elif is_weak(secret.get_secret_value()):
+            yield f"{name} is a sample or easily guessed; APP_ENV=production needs a random one."
+    if settings.jwt_secret is not None and settings.jwt_secret == settings.api_token_salt:
+        yield "JWT_SECRET and API_TOKEN_SALT are the same; they must differ."
+    password, token = settings.mailtape_admin_password, settings.mailtape_api_token
+    if settings.mailtape_admin_email is not None and password is None:
+        yield "MAILTAPE_ADMIN_PASSWORD is not set; APP_ENV=production makes up no password."
+    if password is not None and is_weak(password.get_secret_value(), variety=6):
+        yield "MAILTAPE_ADMIN_PASSWORD is a sample or easily guessed."
+    if token is not None and is_weak(token.get_secret_value()):
+        yield "MAILTAPE_API_TOKEN is a sample or easily guessed."
+
+
+_SAMPLE = re.compile(
+    r"change.?(me|this|it)|(your|my|super|very|top).{0,8}secret|secret.?key|s3cr3t|example|sample"
+    r"|placeholder|default|insecure|password|passw0rd|12345678|qwerty|abcdefgh",
+    re.IGNORECASE,
+)
+
+
+def is_weak(secret: str, variety: int = 10) -> bool:
+    """Whether a secret looks copied from a document or typed with one finger."""
+    return len(set(secret)) < variety or _SAMPLE.search(secret) is not None
