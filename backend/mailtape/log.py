@@ -40,7 +40,7 @@ def configure_log(
     form: Literal["json", "console"] | None = None,
     stream: TextIO = sys.stderr,
 ) -> None:
-    """Send every log of this process to `stream`; unset, the form follows whether it is a terminal."""
+    """Send every log of this process to `stream`; an unset form follows what `stream` is."""
     form = form or ("console" if stream.isatty() else "json")
     structlog.configure(
         processors=[*_facts(), structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
