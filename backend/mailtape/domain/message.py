@@ -7,6 +7,9 @@ bytes that a stranger wrote: every string here is hostile and every length is bo
 """
 
 from dataclasses import dataclass
+from datetime import datetime
+
+from mailtape.domain.ids import IngestId, MessageId
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,30 @@ class Summary:
     attachments: int
     search_text: str
     """Subject, sender, recipients and text in one string, cut to its limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A stored message as lists, events and `wait` show it."""
+
+    id: MessageId
+    transaction: IngestId
+    """What it shares with the other recipients of the same mail."""
+    sequence: int
+    address: str
+    """The envelope recipient, plus-tag and all."""
+    sender: Mailbox
+    to: tuple[Mailbox, ...]
+    subject: str
+    snippet: str
+    received_at: datetime
+    size: int
+    """Raw bytes."""
+    attachments: int
+    unparsed: bool
+    """Whether it could not be understood: there are only the envelope and the raw bytes."""
+    read: bool
+    tags: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

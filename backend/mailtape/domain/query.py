@@ -1,6 +1,17 @@
 """A question about messages: the filters that list, count, wait and bulk delete share."""
 
+import re
+import unicodedata
 from dataclasses import dataclass
+
+from mailtape.domain.errors import Invalid
+
+LONGEST_WORDS = 400
+"""Characters of `q`. Mailpit and Gmail's API take a URL's length; nobody types that much."""
+MOST_TERMS = 32
+"""Words and phrases of `q`: each costs one walk through the index."""
+
+_TERM = re.compile(r'"([^"]*)"?|([^\s"]+)')
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,3 +33,38 @@ class MessageQuery:
     def is_empty(self) -> bool:
         """Whether the question is "all messages"."""
         return self == MessageQuery()
+
+    @property
+    def by_sequence(self) -> bool:
+        """Whether the answer is in order of storing, not of acceptance.
+
+        That is the order the search index is in, and the one that a bound on the sequence cuts
+        without reading on. The two differ only where a mail was accepted earlier and stored later.
+        """
+        return (self.words, self.since_sequence, self.before_sequence) != (None, None, None)
+
+
+def terms(words: str) -> tuple[str, ...]:
+    """Take `q` apart into words and phrases, each once, in order.
+
+    Nothing in it is an operator but the double quote; one that is never closed reaches to the
+    end. What has neither letter nor digit cannot be searched for and is left out, so that
+    `invoice - paid` finds what `invoice paid` finds; when nothing is left, nothing is found.
+
+    Raises:
+        Invalid: too long, or too many terms.
+    """
+    if len(words) > LONGEST_WORDS:
+        raise Invalid(f"q may have at most {LONGEST_WORDS} characters.", field="q")
+    found = (
+        " ".join((phrase or word).replace("\0", " ").split())
+        for phrase, word in _TERM.findall(words)
+    )
+    distinct = tuple(dict.fromkeys(term for term in found if _has_letter_or_digit(term)))
+    if len(distinct) > MOST_TERMS:
+        raise Invalid(f"q may have at most {MOST_TERMS} words.", field="q")
+    return distinct
+
+
+def _has_letter_or_digit(term: str) -> bool:
+    return any(unicodedata.category(character)[0] in "LN" for character in term)

@@ -1,12 +1,25 @@
-"""Messages: what lists show, and the keys by which a message is found and never doubled."""
+"""Messages: what lists show, and the keys by which a message is found and never doubled.
 
+Lists go by one column, so that a page costs the same wherever it lies: by `id` (order of
+acceptance) or, with words or a bound on the sequence, by `sequence` (order of storing).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, Index, String, Text
-from sqlalchemy.orm import Mapped, mapped_column
+import sqlalchemy as sa
+from sqlalchemy import JSON, ColumnElement, Index, Select, String, Text, func, select
+from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from mailtape.rows.base import Id, Key, MailAddress, NumberKey, Row
+from mailtape.domain.address import mailbox_of, normalise
+from mailtape.domain.ids import IngestId, MessageId, OrganisationId
+from mailtape.domain.message import Listed, Mailbox
+from mailtape.domain.query import MessageQuery, terms
+from mailtape.rows import search
+from mailtape.rows.base import Id, Key, MailAddress, NumberKey, Row, from_us
+from mailtape.rows.organisations import Organisation
 
 
 class Message(Row):
@@ -64,3 +77,353 @@ class MessageKey(Row):
     organisation_id: Mapped[bytes] = mapped_column(Id, primary_key=True)
     dedupe_key: Mapped[bytes] = mapped_column(Key, primary_key=True)
     deleted_at: Mapped[datetime] = mapped_column(index=True)
+
+
+Position = MessageId | int
+"""Where a list stopped: the id of its last message or, in order of storing, its sequence."""
+
+LISTED = (
+    Message.id,
+    Message.ingest_id,
+    Message.sequence,
+    Message.recipient,
+    Message.from_name,
+    Message.from_address,
+    Message.to,
+    Message.subject,
+    Message.snippet,
+    Message.received_at,
+    Message.size,
+    Message.attachments,
+    Message.unparsed,
+    Message.read,
+    Message.tags,
+)
+"""The columns that `listed` reads, in its order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """What a deletion did."""
+
+    messages: int
+    last: Position | None
+    """Where to go on; None when nothing was deleted."""
+    bodiless: tuple[IngestId, ...]
+    """Transactions of which the organisation has no message left: their bodies may go."""
+
+
+def position(query: MessageQuery, message: Listed) -> Position:
+    """Say where a page ends that ends with this message."""
+    return message.sequence if query.by_sequence else message.id
+
+
+def find(
+    session: Session,
+    organisation_id: OrganisationId,
+    query: MessageQuery,
+    *,
+    limit: int,
+    after: Position | None = None,
+) -> list[Listed]:
+    """List what matches, newest first, going on after a position of the same question."""
+    if _finds_nothing(query):
+        return []
+    statement = _matching(organisation_id, query, LISTED, after)
+    statement = statement.order_by(_order(query).desc()).limit(limit)
+    return [listed(columns) for columns in session.execute(statement)]
+
+
+def count(session: Session, organisation_id: OrganisationId, query: MessageQuery) -> int:
+    """Count what matches."""
+    if _finds_nothing(query):
+        return 0
+    statement = _matching(organisation_id, query, (func.count(),))
+    return session.scalar(statement) or 0
+
+
+def first_match_after(
+    session: Session, organisation_id: OrganisationId, query: MessageQuery, seen: int | None
+) -> tuple[Listed | None, int]:
+    """Find the oldest match; None for a start, then what an earlier look gave as seen.
+
+    Returns the match and the last sequence that this look has seen, so that the next one reads
+    only what was stored since: both from one snapshot.
+    """
+    last = session.scalar(select(Organisation.sequence).where(Organisation.id == organisation_id))
+    if _finds_nothing(query):
+        return None, last or 0
+    if seen is not None:
+        query = replace(query, since_sequence=max(seen, query.since_sequence or 0))
+    statement = _matching(organisation_id, query, LISTED).order_by(_order(query)).limit(1)
+    found = session.execute(statement).first()
+    return (listed(found) if found else None), last or 0
+
+
+def get(session: Session, organisation_id: OrganisationId, message_id: MessageId) -> Message | None:
+    """Read one message."""
+    return session.scalar(
+        select(Message).where(Message.organisation_id == organisation_id, Message.id == message_id)
+    )
+
+
+def recipients(session: Session, message: Message) -> list[str]:
+    """Name the organisation's recipients of the mail that a message comes from.
+
+    Never those of another organisation: they would give away a Bcc.
+    """
+    low, high = _same_millisecond(message.id)
+    return list(
+        session.scalars(
+            select(Message.recipient)
+            .where(
+                Message.organisation_id == message.organisation_id,
+                Message.id.between(low, high),
+                Message.ingest_id == message.ingest_id,
+            )
+            .order_by(Message.sequence)
+        )
+    )
+
+
+def update(
+    session: Session,
+    organisation_id: OrganisationId,
+    message_id: MessageId,
+    *,
+    read: bool | None = None,
+    tags: Sequence[str] | None = None,
+) -> Listed | None:
+    """Change what is given; returns the message as it is then, None when there is none."""
+    this = (Message.organisation_id == organisation_id, Message.id == message_id)
+    changes: dict[str, Any] = {}
+    if read is not None:
+        changes["read"] = read
+    if tags is not None:
+        changes["tags"] = list(tags)
+    if changes:
+        session.execute(sa.update(Message).where(*this).values(**changes))
+    found = session.execute(select(*LISTED).where(*this)).first()
+    return listed(found) if found else None
+
+
+def delete(
+    session: Session, organisation_id: OrganisationId, message_id: MessageId, *, now: datetime
+) -> Deleted:
+    """Delete one message, as `delete_matching` does."""
+    statement = select(*_DOOMED).where(
+        Message.organisation_id == organisation_id, Message.id == message_id
+    )
+    return _delete(session, organisation_id, session.execute(statement).all(), now)
+
+
+def delete_matching(
+    session: Session,
+    organisation_id: OrganisationId,
+    query: MessageQuery,
+    *,
+    limit: int,
+    after: Position | None,
+    now: datetime,
+) -> Deleted:
+    """Delete at most `limit` of what matches, newest first, going on after a position.
+
+    With each row goes its search entry, and its bytes leave the organisation's storage; its key
+    stays behind, so that a late replay does not bring it back. Its event and its count in the
+    month's usage stay: it did arrive. Bodies are not touched: delete them after the commit.
+    """
+    if _finds_nothing(query):
+        return Deleted(0, None, ())
+    statement = _matching(organisation_id, query, _DOOMED, after)
+    doomed = session.execute(statement.order_by(_order(query).desc()).limit(limit)).all()
+    deleted = _delete(session, organisation_id, doomed, now)
+    if doomed and query.by_sequence:
+        return replace(deleted, last=doomed[-1].sequence)
+    return deleted
+
+
+def listed(columns: Sequence[Any]) -> Listed:
+    """Make the value that leaves `rows` from the columns of `LISTED`."""
+    (
+        message_id,
+        ingest_id,
+        sequence,
+        recipient,
+        from_name,
+        from_address,
+        to,
+        subject,
+        snippet,
+        received_at,
+        size,
+        attachments,
+        unparsed,
+        read,
+        tags,
+    ) = columns
+    return Listed(
+        id=message_id,
+        transaction=ingest_id,
+        sequence=sequence,
+        address=recipient,
+        sender=Mailbox(from_name, from_address),
+        to=tuple(Mailbox(name, address) for name, address in to),
+        subject=subject,
+        snippet=snippet,
+        received_at=received_at,
+        size=size,
+        attachments=attachments,
+        unparsed=unparsed,
+        read=read,
+        tags=tuple(tags),
+    )
+
+
+def _finds_nothing(query: MessageQuery) -> bool:
+    return query.words is not None and not terms(query.words)
+
+
+def _order(query: MessageQuery) -> ColumnElement[Any]:
+    if query.words is not None:
+        return search.ENTRIES.c.rowid  # numbers and sequences rise together
+    return Message.sequence.expression if query.by_sequence else Message.id.expression
+
+
+def _matching(
+    organisation_id: OrganisationId,
+    query: MessageQuery,
+    columns: Sequence[Any],
+    after: Position | None = None,
+) -> Select[Any]:
+    if isinstance(after, int):
+        before = after if query.before_sequence is None else min(after, query.before_sequence)
+        query = replace(query, before_sequence=before)
+    statement = select(*columns).where(*_filters(organisation_id, query))
+    if isinstance(after, bytes):
+        statement = statement.where(Message.id < after)
+    if query.words is None:
+        return statement.select_from(Message)
+    return statement.select_from(search.ENTRIES).where(
+        search.matches(organisation_id, terms(query.words)),
+        Message.number == search.ENTRIES.c.rowid,
+        *_entry_bounds(organisation_id, query),
+    )
+
+
+def _filters(organisation_id: OrganisationId, query: MessageQuery) -> Iterator[ColumnElement[bool]]:
+    yield Message.organisation_id == organisation_id
+    if query.address is not None:
+        mailbox = mailbox_of(query.address)
+        yield Message.mailbox == mailbox
+        if (recipient := normalise(query.address)) != mailbox:
+            yield Message.recipient == recipient
+    if query.since_sequence is not None:
+        yield Message.sequence > query.since_sequence
+    if query.before_sequence is not None:
+        yield Message.sequence < query.before_sequence
+    # The id begins with the time, so that a bound in time is a bound on the index as well.
+    if query.since_us is not None:
+        yield Message.received_at > from_us(query.since_us)
+        yield Message.id >= _earliest_id(query.since_us // 1000)
+    if query.before_us is not None:
+        yield Message.received_at < from_us(query.before_us)
+        yield Message.id < _earliest_id(query.before_us // 1000 + 1)
+    if query.unread is not None:
+        yield Message.read.is_(not query.unread)
+
+
+def _entry_bounds(
+    organisation_id: OrganisationId, query: MessageQuery
+) -> Iterator[ColumnElement[bool]]:
+    """Bound the walk through the search index where the sequence is bounded."""
+    if query.before_sequence is not None:
+        last = _last_number(organisation_id, Message.sequence < query.before_sequence)
+        yield search.ENTRIES.c.rowid <= last
+    if query.since_sequence is not None:
+        last = _last_number(organisation_id, Message.sequence <= query.since_sequence)
+        yield search.ENTRIES.c.rowid > func.coalesce(last, 0)
+
+
+def _last_number(
+    organisation_id: OrganisationId, bound: ColumnElement[bool]
+) -> sa.ScalarSelect[int]:
+    return (
+        select(Message.number)
+        .where(Message.organisation_id == organisation_id, bound)
+        .order_by(Message.sequence.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+
+
+_DOOMED = (
+    Message.number,
+    Message.id,
+    Message.sequence,
+    Message.ingest_id,
+    Message.dedupe_key,
+    Message.size,
+)
+
+
+def _delete(
+    session: Session,
+    organisation_id: OrganisationId,
+    doomed: Sequence[Any],
+    now: datetime,
+) -> Deleted:
+    if not doomed:
+        return Deleted(0, None, ())
+    # The organisation first, as the store does: two transactions then cannot wait in a circle.
+    freed = sum(row.size for row in doomed)
+    session.execute(
+        sa.update(Organisation)
+        .where(Organisation.id == organisation_id)
+        .values(storage_bytes=Organisation.storage_bytes - freed)
+    )
+    numbers = [row.number for row in doomed]
+    search.remove(session, numbers)
+    session.execute(sa.delete(Message).where(Message.number.in_(numbers)))
+    session.execute(
+        sa.insert(MessageKey),
+        [
+            {
+                "organisation_id": organisation_id,
+                "dedupe_key": row.dedupe_key,
+                "deleted_at": now,
+            }
+            for row in doomed
+        ],
+    )
+    last = doomed[-1].id
+    return Deleted(len(doomed), last, _without_rows(session, organisation_id, doomed))
+
+
+def _without_rows(
+    session: Session, organisation_id: OrganisationId, gone: Sequence[Any]
+) -> tuple[IngestId, ...]:
+    """Tell of which transactions no message is left.
+
+    The messages of one transaction were accepted in one instant, so their ids lie side by side
+    and the index on the id finds them: `ingest_id` needs none of its own.
+    """
+    transactions = {row.ingest_id: row.id for row in gone}
+    asked = sa.values(
+        sa.column("ingest_id", Id), sa.column("low", Id), sa.column("high", Id), name="asked"
+    ).data([(i, *_same_millisecond(message_id)) for i, message_id in transactions.items()])
+    asked_of = asked.cte()
+    left = sa.exists().where(
+        Message.organisation_id == organisation_id,
+        Message.id.between(asked_of.c.low, asked_of.c.high),
+        Message.ingest_id == asked_of.c.ingest_id,
+    )
+    return tuple(session.scalars(select(asked_of.c.ingest_id).where(~left)))
+
+
+def _same_millisecond(message_id: bytes) -> tuple[bytes, bytes]:
+    """Bound the ids of what was accepted in the same millisecond (RFC 9562, section 5.7)."""
+    return message_id[:6] + bytes(10), message_id[:6] + b"\xff" * 10
+
+
+def _earliest_id(unix_ms: int) -> bytes:
+    return min(max(unix_ms, 0), 2**48 - 1).to_bytes(6, "big") + bytes(10)

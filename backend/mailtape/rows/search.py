@@ -7,10 +7,14 @@ keeps tenants apart and a rare word in a large neighbour costs nothing.
 
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import text
+from sqlalchemy import ColumnElement, String, column, literal, table, text
 from sqlalchemy.orm import Session
 
 from mailtape.domain.ids import OrganisationId
+from mailtape.rows.base import Number
+
+ENTRIES = table("message_search", column("rowid", Number), column("message_search", String))
+"""To be joined by `ENTRIES.c.rowid == Message.number`; its natural order is that number's."""
 
 _ADD = text(
     "INSERT INTO message_search (rowid, organisation, words)"
@@ -18,6 +22,18 @@ _ADD = text(
     " WHERE organisation_id = :organisation_id AND id = :id"
 )
 _REMOVE = text("DELETE FROM message_search WHERE rowid = :number")
+
+
+def matches(organisation_id: OrganisationId, terms: Sequence[str]) -> ColumnElement[bool]:
+    """Say that an entry is this organisation's and holds every one of at least one term.
+
+    Each term becomes an FTS5 string, in which nothing but the doubled quote has a meaning: no
+    column, prefix or boolean operator of a stranger reaches the engine. A string of several words
+    is a phrase.
+    """
+    strings = " AND ".join('"{}"'.format(term.replace('"', '""')) for term in terms)
+    question = f'organisation : "{organisation_id.hex()}" AND words : ({strings})'
+    return ENTRIES.c.message_search.op("MATCH", is_comparison=True)(literal(question))
 
 
 def add(
