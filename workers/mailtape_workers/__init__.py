@@ -1,0 +1,1 @@
+"""Workers: they take accepted mail from the queue, understand it and store it."""

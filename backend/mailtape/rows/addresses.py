@@ -21,8 +21,6 @@ class Address(Row):
     deleted_at: Mapped[datetime | None]
 
 
-def find_live(session: Session, address: str) -> Address | None:
-    """Read an address that takes mail."""
-    return session.scalar(
-        select(Address).where(Address.address == address, Address.deleted_at.is_(None))
-    )
+def find(session: Session, address: str) -> Address | None:
+    """Read an address, deleted or not."""
+    return session.scalar(select(Address).where(Address.address == address))

@@ -24,6 +24,8 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from mailtape.domain.errors import StoreFull, Unavailable
 from mailtape.rows.writing_thread import WritingThread
 
+__all__ = ["Database", "Session", "driver_errors", "from_sqlite", "prepare"]
+
 P = ParamSpec("P")
 T = TypeVar("T")
 

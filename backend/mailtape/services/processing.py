@@ -1,0 +1,91 @@
+"""Step 6 of a message's way: store what was understood.
+
+Bodies first, then rows, usage, events and search in one transaction, then the queue may forget
+the mail. Killed between any two of these, the mail is understood and stored again, and every part
+knows what it has already: a message is visible once, with its body, or not yet.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from mailtape.domain.envelope import Delivery, Envelope
+from mailtape.domain.ids import OrganisationId, message_id
+from mailtape.mime.pack import Packed, PackedBlob
+from mailtape.ports.bodies import Bodies, Blob, Body, BodyKey
+from mailtape.rows.database import Database
+from mailtape.rows.deposit import Deposit, deposit
+
+
+@dataclass(frozen=True, slots=True)
+class Understood:
+    """An accepted mail and what the worker made of its bytes."""
+
+    envelope: Envelope
+    packed: Packed
+
+
+async def store(
+    database: Database, bodies: Bodies, mails: Sequence[Understood], *, now: datetime
+) -> dict[OrganisationId, int]:
+    """Make mails visible; all of them are durable on return.
+
+    Returns how many messages each organisation got that it had not before.
+
+    Raises:
+        Unavailable: a store is down or full; nothing became visible, the same call may be made
+            again.
+    """
+    await bodies.keep([body for mail in mails for body in _bodies(mail)])
+    deposits = [item for mail in mails for item in _deposits(mail)]
+    return await database.write_bulk(deposit, deposits, now)
+
+
+def _bodies(mail: Understood) -> list[Body]:
+    """Give every organisation that received the mail a copy of its own."""
+    packed = mail.packed
+    organisations = dict.fromkeys(d.organisation_id for d in mail.envelope.deliveries)
+    return [
+        Body(
+            key=BodyKey(mail.envelope.ingest_id, organisation_id),
+            raw=_blob(packed.raw),
+            content=_blob(packed.content),
+            attachments=tuple((name, _blob(data)) for name, data in packed.attachments),
+        )
+        for organisation_id in organisations
+    ]
+
+
+def _blob(packed: PackedBlob) -> Blob:
+    return Blob(zstd=packed.zstd, size=packed.size, sha256=packed.sha256)
+
+
+def _deposits(mail: Understood) -> list[Deposit]:
+    envelope = mail.envelope
+    return [
+        Deposit(
+            id=(identity := message_id(
+                envelope.accepted_us // 1000, envelope.ingest_id, delivery.recipient
+            )),
+            dedupe_key=_dedupe_key(mail, delivery) or identity,
+            delivery=delivery,
+            envelope=envelope,
+            summary=mail.packed.summary,
+            unparsed=mail.packed.unparsed,
+        )
+        for delivery in envelope.deliveries
+    ]
+
+
+def _dedupe_key(mail: Understood, delivery: Delivery) -> bytes | None:
+    """Name what a second delivery of the same mail shares with the first; None for direct mail.
+
+    Postfix keeps its queue id when it tries again; an HTTP client names its request itself.
+    """
+    envelope = mail.envelope
+    sender_key = envelope.queue_id or envelope.idempotency_key
+    if not sender_key:
+        return None
+    facts = (envelope.protocol, sender_key, delivery.recipient)
+    return hashlib.sha256("\n".join(facts).encode() + mail.packed.raw.sha256).digest()

@@ -1,0 +1,107 @@
+"""Where a mail goes: from a recipient's address to the organisation whose mail it is.
+
+In this order: an address somebody has taken; the subdomain of an organisation whose tier has
+`catch_all`; in capture mode the capturing organisation; else nobody. An address that its owner
+has deleted is nobody's, in capture mode too: its mail must not reach a stranger.
+
+Answers are remembered for a while, because a sender asks the same again and again. Whoever
+changes addresses, organisations or tiers calls `forget`.
+"""
+
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from mailtape.domain.address import mailbox_of
+from mailtape.domain.envelope import Delivery
+from mailtape.domain.errors import Forbidden, NotFound
+from mailtape.domain.ids import OrganisationId
+from mailtape.domain.tier import Feature
+from mailtape.rows import addresses, organisations, tiers
+from mailtape.rows.database import Database, Session
+
+_MOST_REMEMBERED = 10_000
+_REMEMBERED_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """An accepted recipient, and the largest mail its tier allows (bytes; None for no limit)."""
+
+    delivery: Delivery
+    message_bytes: int | None
+
+
+class Recipients:
+    """Resolves recipients, remembering the recent ones."""
+
+    def __init__(self, database: Database, *, domain: str, capture: OrganisationId | None) -> None:
+        self._database = database
+        self._domain = domain.lower()
+        self._capture = capture
+        self._known: OrderedDict[str, tuple[float, Destination]] = OrderedDict()
+
+    async def resolve(self, address: str) -> Destination:
+        """Find whose mail this recipient's is.
+
+        Raises:
+            NotFound: `address_unknown`, nobody's.
+            Forbidden: `organisation_suspended`.
+            Unavailable: cannot tell at the moment; never taken for "unknown".
+        """
+        recipient = address.lower()
+        remembered = self._known.get(recipient)
+        now = time.monotonic()
+        if remembered is not None and now < remembered[0]:
+            return remembered[1]
+        destination = await self._database.read(_look_up, recipient, self._domain, self._capture)
+        self._known[recipient] = (now + _REMEMBERED_SECONDS, destination)
+        self._known.move_to_end(recipient)
+        if len(self._known) > _MOST_REMEMBERED:
+            self._known.popitem(last=False)
+        return destination
+
+    def forget(self) -> None:
+        """Look everything up afresh from now on."""
+        self._known.clear()
+
+
+def _look_up(
+    session: Session, recipient: str, domain: str, capture: OrganisationId | None
+) -> Destination:
+    mailbox = mailbox_of(recipient)
+    owner = _owner(session, mailbox, domain, capture)
+    if owner is None:
+        raise NotFound("No such address here.", code="address_unknown")
+    if owner.status != "active":
+        raise Forbidden(
+            "The organisation of this address is suspended.", code="organisation_suspended"
+        )
+    tier = tiers.find(session, owner.tier)
+    return Destination(
+        Delivery(recipient, mailbox, OrganisationId(owner.id)),
+        tier.limits.message_bytes if tier else None,
+    )
+
+
+def _owner(
+    session: Session, mailbox: str, domain: str, capture: OrganisationId | None
+) -> organisations.Organisation | None:
+    taken = addresses.find(session, mailbox)
+    if taken is not None and taken.deleted_at is None:
+        return organisations.find(session, OrganisationId(taken.organisation_id))
+    caught = _catch_all(session, mailbox, domain)
+    if caught is not None:
+        return caught
+    if capture is None or (taken is not None and taken.organisation_id != capture):
+        return None
+    return organisations.find(session, capture)
+
+
+def _catch_all(session: Session, mailbox: str, domain: str) -> organisations.Organisation | None:
+    slug, _, parent = mailbox.rpartition("@")[2].partition(".")
+    if parent != domain:
+        return None
+    owner = organisations.find_by_slug(session, slug)
+    tier = tiers.find(session, owner.tier) if owner else None
+    return owner if tier and Feature.CATCH_ALL in tier.features else None

@@ -1,0 +1,69 @@
+"""Keeping within bounds: the oldest captured mail goes when there is too much of it.
+
+Rows first, bodies after: killed in between, a body is left that no row names, which the sweep
+takes later. The other way round a message would be shown whose body is gone.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from mailtape.domain.ids import OrganisationId
+from mailtape.ports.bodies import Bodies, BodyKey
+from mailtape.ports.queue import Queue
+from mailtape.rows import retention
+from mailtape.rows.database import Database
+
+_CHUNK = 200
+"""Messages a transaction: a person's change waits for one of these at the most."""
+
+_ORPHAN_AGE = timedelta(hours=24)
+"""Younger bodies may belong to a mail whose rows are being written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What an organisation that captures keeps at the most."""
+
+    messages: int
+    storage_bytes: int
+
+
+async def trim(
+    database: Database,
+    bodies: Bodies,
+    organisation_id: OrganisationId,
+    bounds: Bounds,
+    *,
+    now: datetime,
+) -> int:
+    """Delete the oldest messages until the organisation is within its bounds; tell how many."""
+    deleted = 0
+    while excess := await database.read(
+        retention.excess, organisation_id, bounds.messages, bounds.storage_bytes, _CHUNK
+    ):
+        freed = await database.write_bulk(retention.delete, organisation_id, excess, now)
+        await bodies.delete([BodyKey(ingest_id, organisation_id) for ingest_id in freed])
+        deleted += len(excess)
+    if deleted:
+        await database.write_bulk(retention.forget_events, organisation_id)
+    return deleted
+
+
+async def sweep(database: Database, bodies: Bodies, queue: Queue, *, now: datetime) -> int:
+    """Delete bodies that no row and no queued mail names; tell how many.
+
+    Their age is read from the ingest id; a young one is left for the next time.
+    """
+    oldest_spared = int((now - _ORPHAN_AGE).timestamp() * 1000).to_bytes(6, "big")
+    deleted = 0
+    after: BodyKey | None = None
+    while page := await bodies.keys(after, _CHUNK):
+        old = [key for key in page if key.ingest_id[:6] < oldest_spared]
+        unnamed = await database.read(retention.without_rows, old)
+        queued = await queue.named([key.ingest_id for key in unnamed])
+        orphans = [key for key in unnamed if key.ingest_id not in queued]
+        await bodies.delete(orphans)
+        deleted += len(orphans)
+        after = page[-1]
+    await database.write_bulk(retention.forget_keys, now - timedelta(days=7))
+    return deleted

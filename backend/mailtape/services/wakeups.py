@@ -1,0 +1,72 @@
+"""Waking those who wait for an organisation's next message.
+
+The store announces after its commit; a watcher is woken and looks for itself. An announcement
+carries nothing but "look again", so a lost or doubled one can never show a wrong message. A watch
+that is opened before the first look misses nothing that is committed after it.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from mailtape.domain.ids import OrganisationId
+
+
+class Watch:
+    """One watcher's bell."""
+
+    def __init__(self) -> None:
+        self._rung = asyncio.Event()
+
+    def ring(self) -> None:
+        """Wake the watcher, now or when it waits next."""
+        self._rung.set()
+
+    async def wait(self, timeout: float) -> bool:  # noqa: ASYNC109 - a time-out is an answer here
+        """Sleep until the bell rings, at most `timeout` seconds; tell whether it rang."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._rung.wait()
+        except TimeoutError:
+            return False
+        self._rung.clear()
+        return True
+
+
+class Wakeups:
+    """Who watches which organisation."""
+
+    def __init__(self) -> None:
+        self._watches: defaultdict[OrganisationId, set[Watch]] = defaultdict(set)
+        self._closed = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether the process is ending: watchers finish instead of sleeping on."""
+        return self._closed
+
+    def announce(self, organisation_id: OrganisationId) -> None:
+        """Wake everybody who watches this organisation; call it after the commit."""
+        for watch in self._watches.get(organisation_id, ()):
+            watch.ring()
+
+    def close(self) -> None:
+        """Wake everybody for the last time."""
+        self._closed = True
+        for watches in self._watches.values():
+            for watch in watches:
+                watch.ring()
+
+    @asynccontextmanager
+    async def watch(self, organisation_id: OrganisationId) -> AsyncIterator[Watch]:
+        """Watch an organisation for as long as the context lasts."""
+        watch = Watch()
+        self._watches[organisation_id].add(watch)
+        try:
+            yield watch
+        finally:
+            watches = self._watches[organisation_id]
+            watches.discard(watch)
+            if not watches:
+                del self._watches[organisation_id]

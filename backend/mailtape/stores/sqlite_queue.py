@@ -1,0 +1,349 @@
+"""The queue of accepted mail in a SQLite file of its own.
+
+250 stands on this file. Mails that arrive together are committed together: while one commit waits
+for the disk, the next group gathers (the shape of publisher confirms, without a broker).
+
+The process that opens the file owns it (`serve` holds the folder's lock), so a lease lives in
+memory: a lease that a dead process held is no lease. Tries, delays and parking are on disk. Mails
+are numbered in order of arrival and read by a cursor; what must be offered again, because it was
+released, retried or its lease ran out, waits in a heap by the time it is due.
+"""
+
+import asyncio
+import heapq
+import sqlite3
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from mailtape.domain.envelope import Envelope
+from mailtape.domain.errors import StoreFull
+from mailtape.domain.ids import IngestId
+from mailtape.ports.queue import Leased, Parked, QueueDepth
+from mailtape.rows.database import driver_errors, prepare
+from mailtape.rows.writing_thread import WritingThread
+
+T = TypeVar("T")
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS mail (
+    number INTEGER PRIMARY KEY,
+    ingest_id BLOB NOT NULL,
+    tries INTEGER NOT NULL DEFAULT 0,
+    due_us INTEGER NOT NULL DEFAULT 0,
+    parked TEXT,
+    envelope BLOB NOT NULL,
+    raw BLOB NOT NULL
+);
+CREATE INDEX IF NOT EXISTS ix_mail_ingest ON mail (ingest_id);
+CREATE INDEX IF NOT EXISTS ix_mail_parked ON mail (number) WHERE parked IS NOT NULL;
+"""
+_ENCODE = msgspec.msgpack.Encoder().encode
+_DECODE = msgspec.msgpack.Decoder(Envelope).decode
+
+
+@dataclass(slots=True)
+class _Put:
+    row: tuple[int, bytes, bytes, bytes]
+    done: asyncio.Future[None]
+
+
+@dataclass(slots=True)
+class _Lease:
+    size: int
+    until: float
+
+
+class SqliteQueue:
+    """`ports.queue.Queue` in one SQLite file, for the one process that owns it."""
+
+    def __init__(
+        self,
+        path: Path,
+        writing: WritingThread,
+        *,
+        max_bytes: int,
+        lease_seconds: float = 300.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._writing = writing
+        self._max_bytes = max_bytes
+        self._lease_seconds = lease_seconds
+        self._clock = clock
+        self._writer = _open(path)
+        self._writer.executescript(_SCHEMA)
+        self._reader = _open(path)
+        self._reading = ThreadPoolExecutor(1, thread_name_prefix="queue")
+        self._incoming: deque[_Put] = deque()
+        self._flush_due = False
+        self._cursor = 0
+        self._again: list[tuple[float, int]] = []
+        self._leases: dict[int, _Lease] = {}
+        self._leasing = asyncio.Lock()
+        self._offer = asyncio.Event()
+        self._last, self._held, self._held_bytes, self._parked = self._writer.execute(
+            "SELECT coalesce(max(number), 0), count(*), coalesce(sum(length(raw)), 0),"
+            " count(parked) FROM mail"
+        ).fetchone()
+
+    def close(self) -> None:
+        """Close every connection; call it after the writing thread has stopped."""
+        self._reading.shutdown()
+        self._reader.close()
+        self._writer.close()
+
+    # Keeping
+
+    async def put(self, envelope: Envelope, raw: bytes) -> None:
+        """See `ports.queue`."""
+        if self._held_bytes + len(raw) > self._max_bytes:
+            raise StoreFull("The queue is full.")
+        self._last += 1
+        put = _Put(
+            (self._last, envelope.ingest_id, _ENCODE(envelope), raw),
+            asyncio.get_running_loop().create_future(),
+        )
+        self._held += 1
+        self._held_bytes += len(raw)
+        self._incoming.append(put)
+        if not self._flush_due:
+            self._flush_due = True
+            self._writing.submit(self._flush).add_done_callback(self._flushed)
+        await put.done
+
+    def _flush(self) -> tuple[list[_Put], Exception | None]:
+        """Commit all that has gathered; on the writing thread."""
+        self._flush_due = False  # before the first look: what comes later asks for its own flush
+        group: list[_Put] = []
+        while self._incoming:
+            group.append(self._incoming.popleft())
+        try:
+            with driver_errors(), self._writer:
+                self._writer.execute("BEGIN IMMEDIATE")
+                self._writer.executemany(
+                    "INSERT INTO mail (number, ingest_id, envelope, raw) VALUES (?, ?, ?, ?)",
+                    (put.row for put in group),
+                )
+        except Exception as error:  # noqa: BLE001 - carried to every sender of the group
+            return group, error
+        return group, None
+
+    def _flushed(self, flush: asyncio.Future[tuple[list[_Put], Exception | None]]) -> None:
+        group, error = flush.result()
+        for put in group:
+            if error is not None:
+                self._forget(len(put.row[3]))
+            if put.done.done():  # its sender gave up waiting
+                continue
+            if error is not None:
+                put.done.set_exception(error)
+            else:
+                put.done.set_result(None)
+        if error is None:
+            self._offer.set()
+
+    # Leasing
+
+    async def lease(self, most: int, most_bytes: int) -> list[Leased]:
+        """See `ports.queue`."""
+        async with self._leasing:
+            while True:
+                self._offer.clear()
+                leased = await self._fetch(self._take_due(most), most, most_bytes)
+                if leased:
+                    return leased
+                await self._wait_for_offer()
+
+    def _take_due(self, most: int) -> list[int]:
+        now = self._clock()
+        for number in [n for n, lease in self._leases.items() if lease.until <= now]:
+            self._offer_again(number, now)
+        due: list[int] = []
+        while self._again and self._again[0][0] <= now and len(due) < most:
+            due.append(heapq.heappop(self._again)[1])
+        return due
+
+    async def _fetch(self, due: list[int], most: int, most_bytes: int) -> list[Leased]:
+        try:
+            leased = await self._read(lambda: self._select(due, most, most_bytes))
+        except BaseException:
+            self._give_back(due)
+            raise
+        until = self._clock() + self._lease_seconds
+        for mail in leased:
+            self._leases[mail.receipt] = _Lease(len(mail.raw), until)
+        return leased
+
+    def _select(self, due: list[int], most: int, most_bytes: int) -> list[Leased]:
+        """Read what is due again, then what is new; on the reading thread."""
+        columns = "SELECT number, envelope, raw, tries, due_us FROM mail WHERE parked IS NULL"
+        leased: list[Leased] = []
+        room = most_bytes
+        for position, number in enumerate(due):
+            row = self._reader.execute(f"{columns} AND number = ?", (number,)).fetchone()
+            if row is None:
+                continue
+            if leased and len(row[2]) > room:
+                self._give_back(due[position:])
+                return leased
+            leased.append(Leased(row[0], _DECODE(row[1]), row[2], row[3]))
+            room -= len(row[2])
+        if room <= 0 or len(leased) >= most:
+            return leased
+        new = self._reader.execute(
+            f"{columns} AND number > ? ORDER BY number LIMIT ?",
+            (self._cursor, most - len(leased)),
+        )
+        for number, envelope, raw, tries, due_us in new:
+            if due_us / 1e6 > self._clock():  # was being retried when the last process ended
+                heapq.heappush(self._again, (due_us / 1e6, number))
+            elif leased and len(raw) > room:
+                break
+            else:
+                leased.append(Leased(number, _DECODE(envelope), raw, tries))
+                room -= len(raw)
+            self._cursor = number
+        new.close()
+        return leased
+
+    async def _wait_for_offer(self) -> None:
+        """Sleep until mail arrives, a delay is over or a lease runs out."""
+        times = [when for when, _ in self._again[:1]]
+        times += [lease.until for lease in self._leases.values()]
+        timeout = max(0.0, min(times) - self._clock()) if times else None
+        try:
+            async with asyncio.timeout(timeout):
+                await self._offer.wait()
+        except TimeoutError:
+            return
+
+    def _give_back(self, numbers: Sequence[int]) -> None:
+        for number in numbers:
+            heapq.heappush(self._again, (0.0, number))
+
+    def _offer_again(self, number: int, when: float) -> None:
+        if self._leases.pop(number, None) is not None:
+            heapq.heappush(self._again, (when, number))
+            self._offer.set()
+
+    # Giving back
+
+    async def acknowledge(self, receipts: Sequence[int]) -> None:
+        """See `ports.queue`."""
+        await self._write("DELETE FROM mail WHERE number = ?", [(n,) for n in receipts])
+        for receipt in receipts:
+            lease = self._leases.pop(receipt, None)
+            if lease is not None:
+                self._forget(lease.size)
+
+    async def release(self, receipts: Sequence[int]) -> None:
+        """See `ports.queue`."""
+        for receipt in receipts:
+            self._offer_again(receipt, 0.0)
+
+    async def retry(self, receipt: int, after_seconds: float) -> None:
+        """See `ports.queue`."""
+        due = self._clock() + after_seconds
+        await self._write(
+            "UPDATE mail SET tries = tries + 1, due_us = ? WHERE number = ?",
+            [(int(due * 1e6), receipt)],
+        )
+        self._offer_again(receipt, due)
+
+    # Setting aside
+
+    async def park(self, receipt: int, reason: str) -> None:
+        """See `ports.queue`."""
+        await self._write("UPDATE mail SET parked = ? WHERE number = ?", [(reason, receipt)])
+        if self._leases.pop(receipt, None) is not None:
+            self._parked += 1
+
+    async def parked(self, most: int) -> list[Parked]:
+        """See `ports.queue`."""
+        query = (
+            "SELECT number, envelope, parked FROM mail WHERE parked IS NOT NULL"
+            " ORDER BY number LIMIT ?"
+        )
+        return await self._read(
+            lambda: [
+                Parked(number, _DECODE(envelope), reason)
+                for number, envelope, reason in self._reader.execute(query, (most,))
+            ]
+        )
+
+    async def parked_raw(self, receipt: int) -> bytes | None:
+        """See `ports.queue`."""
+        query = "SELECT raw FROM mail WHERE parked IS NOT NULL AND number = ?"
+        row = await self._read(lambda: self._reader.execute(query, (receipt,)).fetchone())
+        return None if row is None else row[0]
+
+    async def unpark(self, receipt: int) -> bool:
+        """See `ports.queue`."""
+        changed = await self._write(
+            "UPDATE mail SET parked = NULL, tries = 0, due_us = 0"
+            " WHERE parked IS NOT NULL AND number = ?",
+            [(receipt,)],
+        )
+        if changed:
+            self._parked -= 1
+            heapq.heappush(self._again, (0.0, receipt))
+            self._offer.set()
+        return bool(changed)
+
+    async def drop(self, receipt: int) -> bool:
+        """See `ports.queue`."""
+        raw = await self.parked_raw(receipt)
+        if raw is None:
+            return False
+        changed = await self._write(
+            "DELETE FROM mail WHERE parked IS NOT NULL AND number = ?", [(receipt,)]
+        )
+        if changed:
+            self._parked -= 1
+            self._forget(len(raw))
+        return bool(changed)
+
+    # Telling
+
+    async def depth(self) -> QueueDepth:
+        """See `ports.queue`."""
+        leased = len(self._leases)
+        return QueueDepth(self._held - self._parked - leased, leased, self._parked)
+
+    async def named(self, ingest_ids: Sequence[IngestId]) -> set[IngestId]:
+        """See `ports.queue`."""
+        query = "SELECT 1 FROM mail WHERE ingest_id = ?"
+        return await self._read(
+            lambda: {i for i in ingest_ids if self._reader.execute(query, (i,)).fetchone()}
+        )
+
+    def _forget(self, size: int) -> None:
+        self._held -= 1
+        self._held_bytes -= size
+
+    async def _write(self, statement: str, rows: Sequence[tuple[object, ...]]) -> int:
+        def run() -> int:
+            with driver_errors(), self._writer:
+                self._writer.execute("BEGIN IMMEDIATE")
+                return self._writer.executemany(statement, rows).rowcount
+
+        return await self._writing.submit(run)
+
+    async def _read(self, query: Callable[[], T]) -> T:
+        def run() -> T:
+            with driver_errors():
+                return query()
+
+        return await asyncio.get_running_loop().run_in_executor(self._reading, run)
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, check_same_thread=False)
+    prepare(connection)
+    return connection

@@ -1,0 +1,43 @@
+"""A parsing process: bytes in, what was understood out, over one socket.
+
+It opens no file, no database and no connection of its own, so nothing that a mail can do to a
+parser reaches further than this process; its parent holds the deadline and kills it. It ends when
+its parent's end of the socket closes.
+
+Frames are those of `multiprocessing.connection`; inside is MessagePack: a list of raw mails one
+way, a list of `Packed` the other.
+"""
+
+import os
+import resource
+import sys
+from multiprocessing.connection import Connection
+
+import msgspec
+
+from mailtape.mime.limits import Limits
+from mailtape.mime.pack import pack
+from mailtape.mime.understand import understand
+
+_NICENESS = 10  # the wire comes first: a mail that is understood later is late, not lost
+
+
+def main(arguments: list[str]) -> None:
+    """Serve the socket that was inherited as a file descriptor until the parent hangs up."""
+    descriptor, memory_bytes, limits_json = arguments
+    os.nice(_NICENESS)
+    resource.setrlimit(resource.RLIMIT_AS, (int(memory_bytes), int(memory_bytes)))
+    limits = msgspec.json.decode(limits_json, type=Limits)
+    connection = Connection(int(descriptor))
+    decode = msgspec.msgpack.Decoder(list[bytes]).decode
+    encode = msgspec.msgpack.Encoder().encode
+    while True:
+        try:
+            mails = decode(connection.recv_bytes())
+        except EOFError:
+            return
+        connection.send_bytes(encode([pack(raw, understand(raw, limits)) for raw in mails]))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

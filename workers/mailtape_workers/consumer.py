@@ -1,0 +1,167 @@
+"""Steps 5 and 6 as a loop: lease, understand, store, acknowledge.
+
+There is one lane more than there are parsing processes, so that one batch is stored while the
+next is understood. A batch leaves when it is full or when nothing more waits, never on a timer.
+
+What fails decides who pays. A store that is down harms no mail: the batch is released and tried
+again. A parser that dies, or rows that will not be written, may be the fault of one mail among a
+hundred: the batch is done again one by one, and only a mail that fails alone loses a try. Out of
+tries, a mail that kills parsers is stored unparsed, raw and whole; one that cannot be stored is
+parked for a person.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import structlog
+
+from mailtape.domain.errors import Unavailable
+from mailtape.domain.ids import to_text
+from mailtape.mime.understand import unparsed
+from mailtape.mime.pack import Packed, pack
+from mailtape.ports.bodies import Bodies
+from mailtape.ports.queue import Leased, Queue
+from mailtape.rows.database import Database
+from mailtape.services.processing import Understood, store
+from mailtape.services.wakeups import Wakeups
+from mailtape_workers.parsers import Parser, ParserDied, ParserSettings
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerSettings:
+    """How a consumer works."""
+
+    workers: int
+    batch_mails: int = 100
+    batch_bytes: int = 8 * 2**20
+    """Bounds a child's memory: a larger mail travels alone."""
+    tries: int = 3
+    retry_seconds: float = 2.0
+    parser: ParserSettings = ParserSettings()
+
+
+class Consumer:
+    """Takes mail from the queue until it is told to stop."""
+
+    def __init__(
+        self,
+        queue: Queue,
+        bodies: Bodies,
+        database: Database,
+        wakeups: Wakeups,
+        settings: ConsumerSettings,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._queue = queue
+        self._bodies = bodies
+        self._database = database
+        self._wakeups = wakeups
+        self._settings = settings
+        self._clock = clock
+        self._parsers = [Parser(settings.parser) for _ in range(settings.workers)]
+        self._idle: asyncio.Queue[Parser] = asyncio.Queue()
+        self._stopping = asyncio.Event()
+        self._lanes: list[asyncio.Task[None]] = []
+
+    @property
+    def parser_pids(self) -> list[int]:
+        """The process ids of the running children."""
+        return [parser.pid for parser in self._parsers if parser.pid is not None]
+
+    async def start(self) -> None:
+        """Start the children and begin to take mail."""
+        await asyncio.gather(*(parser.start() for parser in self._parsers))
+        for parser in self._parsers:
+            self._idle.put_nowait(parser)
+        self._lanes = [
+            asyncio.create_task(self._lane()) for _ in range(self._settings.workers + 1)
+        ]
+
+    async def stop(self) -> None:
+        """Finish the batches in hand and end the children; what waits stays in the queue."""
+        self._stopping.set()
+        await asyncio.gather(*self._lanes)
+        for parser in self._parsers:
+            parser.close()
+
+    async def _lane(self) -> None:
+        while (batch := await self._lease()) is not None:
+            try:
+                await self._process(batch)
+            except Unavailable as error:
+                log.warning("batch.released", mails=len(batch), reason=error.code)
+                await self._queue.release([mail.receipt for mail in batch])
+                await self._pause()
+            except Exception:
+                # A bug of ours must neither end the lane nor spin: the lease runs out, and the
+                # batch is offered again.
+                log.exception("batch.failed", mails=len(batch))
+                await self._pause()
+
+    async def _lease(self) -> list[Leased] | None:
+        """Take a batch; None when it is time to stop."""
+        stopping = asyncio.create_task(self._stopping.wait())
+        lease = asyncio.create_task(
+            self._queue.lease(self._settings.batch_mails, self._settings.batch_bytes)
+        )
+        await asyncio.wait({stopping, lease}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not lease.done():
+            lease.cancel()
+            return None
+        return lease.result()
+
+    async def _pause(self) -> None:
+        try:
+            async with asyncio.timeout(self._settings.retry_seconds):
+                await self._stopping.wait()
+        except TimeoutError:
+            return
+
+    async def _process(self, batch: Sequence[Leased]) -> None:
+        """Understand and store a batch; one by one when it fails as a whole."""
+        try:
+            packed = await self._understand([mail.raw for mail in batch])
+            await self._store(batch, packed)
+        except Unavailable:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, one mail must answer for it
+            if len(batch) == 1:
+                await self._blame(batch[0], error)
+                return
+            for mail in batch:
+                await self._process([mail])
+
+    async def _blame(self, mail: Leased, error: Exception) -> None:
+        """Take a try from a mail that failed alone, or give up on understanding or storing it."""
+        ingest_id = to_text(mail.envelope.ingest_id)
+        if mail.tries + 1 < self._settings.tries:
+            log.warning("mail.retried", ingest_id=ingest_id, tries=mail.tries + 1, exc_info=error)
+            await self._queue.retry(mail.receipt, self._settings.retry_seconds)
+        elif isinstance(error, ParserDied):
+            log.warning("mail.left_unparsed", ingest_id=ingest_id)
+            await self._store([mail], [pack(mail.raw, unparsed(mail.raw))])
+        else:
+            log.error("mail.parked", ingest_id=ingest_id, exc_info=error)
+            await self._queue.park(mail.receipt, f"could not be stored: {type(error).__name__}")
+
+    async def _understand(self, mails: list[bytes]) -> list[Packed]:
+        parser = await self._idle.get()
+        try:
+            return await parser.understand(mails)
+        finally:
+            self._idle.put_nowait(parser)
+
+    async def _store(self, batch: Sequence[Leased], packed: Sequence[Packed]) -> None:
+        mails = [
+            Understood(mail.envelope, content)
+            for mail, content in zip(batch, packed, strict=True)
+        ]
+        stored = await store(self._database, self._bodies, mails, now=self._clock())
+        for organisation_id in stored:
+            self._wakeups.announce(organisation_id)
+        await self._queue.acknowledge([mail.receipt for mail in batch])

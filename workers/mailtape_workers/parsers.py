@@ -1,0 +1,115 @@
+"""Parsing processes, seen from their parent.
+
+A `Parser` is one child process (`child.py`) and the thread that talks to it. The parent holds the
+deadline: a child that is late is killed, and the next call starts a new one.
+"""
+
+import asyncio
+import contextlib
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+import msgspec
+
+from mailtape.mime.limits import Limits
+from mailtape.mime.pack import Packed
+
+_DECODE = msgspec.msgpack.Decoder(list[Packed]).decode
+_ENCODE = msgspec.msgpack.Encoder().encode
+
+
+class ParserDied(Exception):
+    """The child ended, or was killed at the deadline, before it answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class ParserSettings:
+    """What a parsing process may use."""
+
+    deadline_seconds: float = 20.0
+    """For one batch; about a thousand times what an ordinary one takes."""
+    memory_bytes: int = 1 << 30
+    """Address space: a bound on allocations, far over what the limits of parsing allow."""
+    limits: Limits = Limits()
+
+
+class Parser:
+    """One parsing process; calls come one at a time."""
+
+    def __init__(self, settings: ParserSettings) -> None:
+        self._settings = settings
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="parser")
+        self._free = asyncio.Lock()
+        self._child: subprocess.Popen[bytes] | None = None
+        self._connection: Connection | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id; None while there is none."""
+        return self._child.pid if self._child else None
+
+    async def understand(self, mails: Sequence[bytes]) -> list[Packed]:
+        """Understand raw mails, in order.
+
+        Raises:
+            ParserDied: one of them, or all together, were too much for the child.
+        """
+        async with self._free:
+            loop = asyncio.get_running_loop()
+            deadline = loop.call_later(self._settings.deadline_seconds, self._kill)
+            try:
+                return await loop.run_in_executor(self._thread, self._exchange, mails)
+            except (EOFError, OSError, msgspec.MsgspecError) as error:
+                self._kill()
+                raise ParserDied from error
+            finally:
+                deadline.cancel()
+
+    async def start(self) -> None:
+        """Start the child and wait until it can work, so that the first mail does not."""
+        await self.understand([])
+
+    def close(self) -> None:
+        """End the child by hanging up; what it was doing is done again after a restart."""
+        if self._connection is not None:
+            self._connection.close()
+        if self._child is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._child.wait(1.0)
+            self._kill()
+        self._thread.shutdown(wait=False)
+
+    def _exchange(self, mails: Sequence[bytes]) -> list[Packed]:
+        connection = self._connected()
+        connection.send_bytes(_ENCODE(mails))
+        return _DECODE(connection.recv_bytes())
+
+    def _connected(self) -> Connection:
+        if self._child is not None and self._connection is not None and self._child.poll() is None:
+            return self._connection
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._child = subprocess.Popen(  # noqa: S603 - our own program
+                [
+                    sys.executable,
+                    "-m",
+                    "mailtape_workers.child",
+                    str(theirs.fileno()),
+                    str(self._settings.memory_bytes),
+                    msgspec.json.encode(self._settings.limits).decode(),
+                ],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+            )
+        self._connection = Connection(ours.detach())
+        return self._connection
+
+    def _kill(self) -> None:
+        if self._child is not None and self._child.poll() is None:
+            self._child.kill()
+            self._child.wait()
