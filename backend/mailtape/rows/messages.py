@@ -242,6 +242,15 @@ def delete_matching(
     return deleted
 
 
+def delete_oldest(
+    session: Session, organisation_id: OrganisationId, limit: int, *, now: datetime
+) -> Deleted:
+    """Delete the oldest messages, as `delete_matching` does."""
+    statement = select(*_DOOMED).where(Message.organisation_id == organisation_id)
+    oldest = session.execute(statement.order_by(Message.id).limit(limit)).all()
+    return _delete(session, organisation_id, oldest, now)
+
+
 def listed(columns: Sequence[Any]) -> Listed:
     """Make the value that leaves `rows` from the columns of `LISTED`."""
     (

@@ -13,7 +13,7 @@ from datetime import datetime
 from mailtape.domain.envelope import Delivery, Envelope
 from mailtape.domain.ids import OrganisationId, message_id
 from mailtape.mime.pack import Packed, PackedBlob
-from mailtape.ports.bodies import Bodies, Blob, Body, BodyKey
+from mailtape.ports.bodies import Blob, Bodies, Body, BodyKey
 from mailtape.rows.database import Database
 from mailtape.rows.deposit import Deposit, deposit
 
@@ -65,9 +65,11 @@ def _deposits(mail: Understood) -> list[Deposit]:
     envelope = mail.envelope
     return [
         Deposit(
-            id=(identity := message_id(
-                envelope.accepted_us // 1000, envelope.ingest_id, delivery.recipient
-            )),
+            id=(
+                identity := message_id(
+                    envelope.accepted_us // 1000, envelope.ingest_id, delivery.recipient
+                )
+            ),
             dedupe_key=_dedupe_key(mail, delivery) or identity,
             delivery=delivery,
             envelope=envelope,

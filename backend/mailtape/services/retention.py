@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from mailtape.domain.ids import OrganisationId
 from mailtape.ports.bodies import Bodies, BodyKey
 from mailtape.ports.queue import Queue
-from mailtape.rows import retention
+from mailtape.rows import messages, retention
 from mailtape.rows.database import Database
 
 _CHUNK = 200
@@ -41,9 +41,9 @@ async def trim(
     while excess := await database.read(
         retention.excess, organisation_id, bounds.messages, bounds.storage_bytes, _CHUNK
     ):
-        freed = await database.write_bulk(retention.delete, organisation_id, excess, now)
-        await bodies.delete([BodyKey(ingest_id, organisation_id) for ingest_id in freed])
-        deleted += len(excess)
+        gone = await database.write_bulk(messages.delete_oldest, organisation_id, excess, now=now)
+        await bodies.delete([BodyKey(ingest_id, organisation_id) for ingest_id in gone.bodiless])
+        deleted += gone.messages
     if deleted:
         await database.write_bulk(retention.forget_events, organisation_id)
     return deleted

@@ -28,6 +28,12 @@ def head() -> str:
     return revision
 
 
+def knows(revision: str) -> bool:
+    """Tell whether a revision is one of this release's."""
+    scripts = ScriptDirectory.from_config(_config())
+    return any(script.revision == revision for script in scripts.walk_revisions())
+
+
 def current(engine: Engine) -> str | None:
     """Name the revision that a database is at; None for an empty one."""
     with engine.connect() as connection:
