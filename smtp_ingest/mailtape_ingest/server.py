@@ -1,0 +1,379 @@
+"""The SMTP listener: moves bytes between sockets and sessions, and keeps the deadlines.
+
+Promises:
+
+* A message that has come whole is handed over to its end, whether or not the client is still
+  there; a shut-down waits for it too.
+* A client gets time for its next command and time for its message, and no more of either by
+  sending slowly.
+* What goes wrong in here is logged and answered `451 4.3.0`, never explained to the peer.
+* Memory is bounded for each connection by the message limit and a read-ahead, and connections by
+  their number.
+
+What the bytes mean is `session`'s to say; what the platform answers is `handler`'s.
+"""
+
+import asyncio
+import math
+import ssl
+from dataclasses import dataclass
+from typing import TypeAlias, cast
+
+import structlog
+
+from mailtape.domain.errors import MailtapeError
+from mailtape.services.recipients import Destination
+from mailtape_ingest import replies
+from mailtape_ingest.handler import Handler
+from mailtape_ingest.replies import Reply
+from mailtape_ingest.session import Close, Event, Login, Mail, Recipient, Rules, Session, StartTls
+
+_READ_AHEAD = 64 * 1024
+"""Bytes a client may send while we are busy with what it sent before."""
+_BACKLOG = 1024
+
+_Event: TypeAlias = Event[Destination]
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """How long a client may take, in seconds."""
+
+    command: float = 300.0
+    """For its next command, whole: RFC 5321, section 4.5.3.2.7."""
+    message: float = 600.0
+    """For all of a message, from our 354 to its dot."""
+    handshake: float = 30.0
+    """For TLS."""
+    farewell: float = 5.0
+    """To read our last reply, before the connection is cut."""
+
+
+class Server:
+    """Listens for SMTP on one address. Needs a running event loop."""
+
+    def __init__(
+        self,
+        handler: Handler,
+        rules: Rules,
+        *,
+        deadlines: Deadlines | None = None,
+        tls: ssl.SSLContext | None = None,
+        connections: int = 1000,
+    ) -> None:
+        if rules.tls != (tls is not None):
+            raise ValueError("rules.tls must say whether there is a context")
+        self.handler = handler
+        self.rules = rules
+        self.deadlines = deadlines or Deadlines()
+        self.tls = tls
+        self.draining = False
+        self._most_connections = connections
+        self._open: set[Connection] = set()
+        self._conversations: set[asyncio.Task[None]] = set()
+        self._listener: asyncio.Server | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def listen(self, host: str, port: int) -> tuple[str, int]:
+        """Start to take connections; returns host and port as bound (0 chooses one).
+
+        Raises:
+            OSError: the address cannot be bound.
+        """
+        loop = asyncio.get_running_loop()
+        self._listener = await loop.create_server(
+            lambda: Connection(self), host, port, backlog=_BACKLOG
+        )
+        name = self._listener.sockets[0].getsockname()
+        return name[0], name[1]
+
+    async def drain(self, seconds: float) -> None:
+        """Stop listening, let running messages finish, tell the idle 421.
+
+        After `seconds` the connections that are left are cut; mail that has come whole by then is
+        still handed over before this returns.
+        """
+        self.draining = True
+        if self._listener is not None:
+            self._listener.close()
+        for connection in list(self._open):
+            connection.drain()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()
+        except TimeoutError:
+            for connection in list(self._open):
+                connection.abort()
+        if self._conversations:
+            await asyncio.wait(self._conversations)
+
+    @property
+    def connections(self) -> int:
+        """How many clients are connected."""
+        return len(self._open)
+
+    def admit(self, connection: "Connection") -> Reply | None:
+        """Count a connection in; the reply, when there is one, sends it away again."""
+        self._open.add(connection)
+        self._idle.clear()
+        if self.draining:
+            return replies.SHUTTING_DOWN
+        if len(self._open) > self._most_connections:
+            return replies.TOO_MANY_CONNECTIONS
+        return None
+
+    def discharge(self, connection: "Connection") -> None:
+        """Count a connection out."""
+        self._open.discard(connection)
+        if not self._open:
+            self._idle.set()
+
+    def hold(self, conversation: asyncio.Task[None]) -> None:
+        """Hold on to a conversation until it ends, whatever becomes of its connection."""
+        self._conversations.add(conversation)
+        conversation.add_done_callback(self._conversations.discard)
+
+
+class Connection(asyncio.Protocol):
+    """One client. Synchronous as long as nobody must be asked; then one task until all is answered.
+
+    While the task runs (`_busy`), it alone drives the session, and what comes in waits.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._session: Session[Destination] = Session(server.rules)
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport
+        self._client_address = ""
+        self._busy = False
+        self._reading = True
+        self._writable = True
+        self._handshaking = False
+        self._client_sent_all = False
+        self._hung_up = False
+        self._gone = False
+        self._deadline = math.inf
+        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at = math.inf
+
+    # What the event loop calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Greet the client, or send it away when the house is full."""
+        self._transport = cast("asyncio.Transport", transport)
+        peer = transport.get_extra_info("peername")
+        self._client_address = peer[0] if isinstance(peer, tuple) else ""
+        refusal = self._server.admit(self)
+        if refusal is None:
+            self._session.greet()
+        else:
+            self._session.hang_up(refusal)
+        self._advance()
+
+    def data_received(self, data: bytes) -> None:
+        """Pass on what the client sent."""
+        if self._hung_up:
+            return
+        self._session.receive(data)
+        if self._busy:
+            self._throttle()
+        else:
+            self._advance()
+
+    def eof_received(self) -> bool:
+        """Stay for the reply when a client says its last word and shuts its side at once."""
+        self._client_sent_all = True
+        return self._busy and self._transport.can_write_eof()
+
+    def pause_writing(self) -> None:
+        """Take nothing more from a client that does not read our replies."""
+        self._writable = False
+        self._throttle()
+
+    def resume_writing(self) -> None:
+        """Go on once it reads."""
+        self._writable = True
+        self._throttle()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's name
+        """Forget the client; a message that is being handed over goes on."""
+        self._gone = True
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._server.discharge(self)
+
+    # What the server calls.
+
+    def drain(self) -> None:
+        """Hang up now, or as soon as the message that is on its way is answered."""
+        if not self._busy and not self._hung_up:
+            self._advance()
+
+    def abort(self) -> None:
+        """Cut the connection."""
+        self._transport.abort()
+
+    # The conversation.
+
+    def _advance(self) -> None:
+        """Let the session work until it needs more bytes, or somebody must be asked."""
+        event = self._next_event()
+        if event is None:
+            self._send()
+        elif isinstance(event, Close):
+            self._hang_up()
+        else:
+            self._busy = True
+            if isinstance(event, StartTls):
+                self._stop_reading_in_clear()
+            self._server.hold(self._loop.create_task(self._converse(event)))
+
+    def _next_event(self) -> _Event | None:
+        try:
+            event = self._session.next_event()
+            if event is None and self._server.draining and not self._session.reads_message:
+                self._session.hang_up(replies.SHUTTING_DOWN)
+                event = Close()
+        except Exception:
+            log.exception("smtp.session_failed")
+            self._session.hang_up(replies.UNAVAILABLE)
+            event = Close()
+        return event
+
+    async def _converse(self, event: _Event | None) -> None:
+        """Ask and answer, until the session needs more bytes or ends."""
+        while event is not None and not isinstance(event, Close):
+            await self._settle(event)
+            event = self._next_event()
+        self._busy = False
+        if self._gone or self._transport.is_closing():
+            return
+        if event is not None or self._client_sent_all:
+            self._hang_up()
+        else:
+            self._throttle()
+            self._send()
+
+    async def _settle(self, event: _Event) -> None:
+        """Have one event answered; a "no" becomes a reply here and nowhere else."""
+        handler, session = self._server.handler, self._session
+        try:
+            match event:
+                case Recipient():
+                    session.accept_recipient(await handler.recipient(event))
+                case Mail():
+                    await handler.message(event, self._client_address)
+                    session.answer(replies.MESSAGE_KEPT)
+                case Login():
+                    await handler.authenticate(event)
+                    session.answer(replies.AUTHENTICATED)
+                case StartTls():
+                    await self._start_tls()
+                case Close():
+                    pass
+        except MailtapeError as error:
+            session.answer(replies.for_error(error))
+        except Exception:
+            log.exception("smtp.handler_failed", event_type=type(event).__name__)
+            session.answer(replies.UNAVAILABLE)
+
+    def _stop_reading_in_clear(self) -> None:
+        self._handshaking = True
+        self._transport.pause_reading()
+
+    async def _start_tls(self) -> None:
+        """Shake hands. Reading stopped with the command, so whatever comes now comes under TLS."""
+        self._stop_reading_in_clear()
+        self._send()
+        self._session.tls_begins()
+        try:
+            transport = await self._loop.start_tls(
+                self._transport,
+                self,
+                cast("ssl.SSLContext", self._server.tls),
+                server_side=True,
+                ssl_handshake_timeout=self._server.deadlines.handshake,
+            )
+        except OSError:  # ssl.SSLError and time-outs among them: there is nobody left to tell
+            transport = None
+        self._handshaking = False
+        if transport is None or self._gone:
+            self._transport.abort()
+            self._session.hang_up(replies.UNAVAILABLE)
+            return
+        self._transport = transport
+        self._reading = True
+        version, cipher = _tls_names(transport)
+        self._session.tls_agreed(f"{version} {cipher}")
+
+    def _send(self) -> None:
+        """Send what the session has to say; with that the client's clock starts again."""
+        data = self._session.outgoing()
+        if data:
+            self._transport.write(data)
+            deadlines = self._server.deadlines
+            self._set_deadline(
+                deadlines.message if self._session.reads_message else deadlines.command
+            )
+
+    def _hang_up(self) -> None:
+        """Say the last word and wait a little for the client to go.
+
+        Closing with its bytes unread would reset the connection, and the reply be lost on the way.
+        """
+        self._send()
+        self._hung_up = True
+        self._set_deadline(self._server.deadlines.farewell)
+        if self._client_sent_all or not self._transport.can_write_eof():
+            self._transport.close()
+        else:
+            self._transport.write_eof()
+            self._throttle()
+
+    def _throttle(self) -> None:
+        """Read only while there is room for what comes and for what we say to it."""
+        if self._handshaking or self._gone:
+            return
+        has_room = self._writable and self._session.waiting_octets <= _READ_AHEAD
+        if self._reading and not (has_room or self._hung_up):
+            self._reading = False
+            self._transport.pause_reading()
+        elif not self._reading and (has_room or self._hung_up):
+            self._reading = True
+            self._transport.resume_reading()
+
+    # The deadline: one alarm, set again when it goes off too early. Most never do.
+
+    def _set_deadline(self, seconds: float) -> None:
+        self._deadline = self._loop.time() + seconds
+        if self._deadline < self._alarm_at:
+            self._set_alarm(self._deadline)
+
+    def _set_alarm(self, when: float) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm_at = when
+        self._alarm = self._loop.call_at(when, self._on_alarm)
+
+    def _on_alarm(self) -> None:
+        now = self._loop.time()
+        if self._busy:  # the client waits for us, not we for it
+            self._set_alarm(now + self._server.deadlines.command)
+        elif now < self._deadline:
+            self._set_alarm(self._deadline)
+        elif self._hung_up:
+            self._transport.abort()
+        else:
+            self._session.hang_up(replies.IDLE_TOO_LONG)
+            self._hang_up()
+
+
+def _tls_names(transport: asyncio.Transport) -> tuple[str, str]:
+    """Name version and cipher of a connection: `TLSv1.3`, `TLS_AES_256_GCM_SHA384`."""
+    tls: ssl.SSLObject = transport.get_extra_info("ssl_object")
+    cipher = tls.cipher()
+    return tls.version() or "", cipher[0] if cipher else ""
