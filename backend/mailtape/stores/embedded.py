@@ -1,0 +1,44 @@
+"""The stores of the embedded default, opened together: every SQLite file and its one writer."""
+
+from dataclasses import dataclass
+
+from mailtape.data_folder import DataFolder
+from mailtape.rows.database import Database, driver_errors
+from mailtape.rows.writing_thread import WritingThread
+from mailtape.stores.sqlite_bodies import SqliteBodies
+from mailtape.stores.sqlite_queue import SqliteQueue
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """What stands in a data folder, open."""
+
+    writing: WritingThread
+    database: Database
+    bodies: SqliteBodies
+    queue: SqliteQueue
+
+    def close(self) -> None:
+        """Finish what is to be written and close the files. Blocks."""
+        self.writing.stop()
+        self.queue.close()
+        self.bodies.close()
+        self.database.close()
+
+
+def open_stores(folder: DataFolder, *, queue_max_bytes: int) -> Stores:
+    """Open the files of a folder whose rows have this release's schema.
+
+    Needs a running event loop. Whoever leases from the queue must own the folder.
+
+    Raises:
+        Unavailable: a file cannot be opened.
+    """
+    writing = WritingThread()
+    with driver_errors():
+        return Stores(
+            writing=writing,
+            database=Database(folder.rows, writing),
+            bodies=SqliteBodies(folder.bodies, writing),
+            queue=SqliteQueue(folder.queue, writing, max_bytes=queue_max_bytes),
+        )
