@@ -28,10 +28,10 @@ def head() -> str:
     return revision
 
 
-def knows(revision: str) -> bool:
-    """Tell whether a revision is one of this release's."""
-    scripts = ScriptDirectory.from_config(_config())
-    return any(script.revision == revision for script in scripts.walk_revisions())
+def is_known(revision: str) -> bool:
+    """Tell whether a revision is one of this release's history."""
+    known = ScriptDirectory.from_config(_config()).walk_revisions()
+    return revision in {script.revision for script in known}
 
 
 def current(engine: Engine) -> str | None:
