@@ -3,9 +3,9 @@
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from sqlalchemy import BigInteger, Dialect, Integer, String, TypeDecorator
+from sqlalchemy import BigInteger, Dialect, Integer, String, TypeDecorator, Update
 from sqlalchemy.dialects import mysql
-from sqlalchemy.orm import DeclarativeBase, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Session, mapped_column
 from sqlalchemy.types import LargeBinary, TypeEngine
 
 
@@ -98,3 +98,8 @@ class Row(DeclarativeBase):
         datetime: Instant,
         int: Number,
     }
+
+
+def changed(session: Session, change: Update) -> bool:
+    """Make a change and tell whether any row was there for it."""
+    return bool(session.execute(change).rowcount)  # type: ignore[attr-defined]  # an UPDATE has one

@@ -1,11 +1,16 @@
 """Sign-ins: one session a device, and the family of refresh tokens that keeps it alive."""
 
+from collections.abc import Sequence
 from datetime import datetime
+from typing import NamedTuple
 
-from sqlalchemy import ForeignKey, String
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy import ForeignKey, String, select, update
+from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from mailtape.rows.base import Digest, Id, IdKey, NumberKey, Row
+from mailtape.domain.ids import SessionId, UserId
+from mailtape.rows.accounts import Membership, User
+from mailtape.rows.base import Digest, Id, IdKey, NumberKey, Row, changed
+from mailtape.rows.organisations import Organisation
 
 
 class SessionRow(Row):
@@ -38,3 +43,96 @@ class RefreshToken(Row):
     used_at: Mapped[datetime | None]
     successor: Mapped[int | None]
     """`number` of the token that replaced this one."""
+
+
+class SignIn(NamedTuple):
+    """A session with whoever it belongs to, as they stand now."""
+
+    session: SessionRow
+    user: User
+    organisation: Organisation
+    membership: Membership | None
+    """None when the user has left the organisation."""
+
+
+def find_sign_in(session: Session, session_id: SessionId) -> SignIn | None:
+    """Read a session of anybody, with its user, organisation and role."""
+    found = session.execute(
+        select(SessionRow, User, Organisation, Membership)
+        .join(User, User.id == SessionRow.user_id)
+        .join(Organisation, Organisation.id == SessionRow.organisation_id)
+        .outerjoin(
+            Membership,
+            (Membership.user_id == SessionRow.user_id)
+            & (Membership.organisation_id == SessionRow.organisation_id),
+        )
+        .where(SessionRow.id == session_id)
+    ).one_or_none()
+    return None if found is None else SignIn(*found)
+
+
+def find_refresh(session: Session, token_hash: bytes) -> RefreshToken | None:
+    """Read a refresh token by its hash, used or not."""
+    return session.scalar(select(RefreshToken).where(RefreshToken.token_hash == token_hash))
+
+
+def find_refresh_by_number(session: Session, number: int) -> RefreshToken | None:
+    """Read a refresh token by its number."""
+    return session.get(RefreshToken, number)
+
+
+def use_refresh(session: Session, token: RefreshToken, successor: RefreshToken) -> bool:
+    """Use a token up and write its successor; False when somebody was quicker."""
+    used = changed(
+        session,
+        update(RefreshToken)
+        .where(RefreshToken.number == token.number, RefreshToken.used_at.is_(None))
+        .values(used_at=successor.created_at),
+    )
+    if used:
+        session.add(successor)
+        session.flush()
+        session.execute(
+            update(RefreshToken)
+            .where(RefreshToken.number == token.number)
+            .values(successor=successor.number)
+        )
+    return used
+
+
+def live_of_user(
+    session: Session, user_id: UserId, after: bytes | None, most: int
+) -> Sequence[SessionRow]:
+    """List a user's sessions that are not revoked, newest first, from below `after` on."""
+    chosen = select(SessionRow).where(
+        SessionRow.user_id == user_id, SessionRow.revoked_at.is_(None)
+    )
+    if after is not None:
+        chosen = chosen.where(SessionRow.id < after)
+    return session.scalars(chosen.order_by(SessionRow.id.desc()).limit(most)).all()
+
+
+def revoke(
+    session: Session, user_id: UserId, session_id: SessionId, reason: str, now: datetime
+) -> bool:
+    """End one session; False when the user has no live one of this id."""
+    return changed(
+        session,
+        update(SessionRow)
+        .where(
+            SessionRow.id == session_id,
+            SessionRow.user_id == user_id,
+            SessionRow.revoked_at.is_(None),
+        )
+        .values(revoked_at=now, revoked_reason=reason),
+    )
+
+
+def revoke_all(session: Session, user_id: UserId, reason: str, now: datetime) -> bool:
+    """End all sessions of a user; False when there was none."""
+    return changed(
+        session,
+        update(SessionRow)
+        .where(SessionRow.user_id == user_id, SessionRow.revoked_at.is_(None))
+        .values(revoked_at=now, revoked_reason=reason),
+    )

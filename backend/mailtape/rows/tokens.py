@@ -1,11 +1,14 @@
 """API and service tokens: shown once, kept as a salted hash."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import JSON, ForeignKey
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy import JSON, ForeignKey, select, update
+from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from mailtape.rows.base import Digest, Id, IdKey, Name, Row
+from mailtape.domain.ids import OrganisationId, TokenId
+from mailtape.rows.base import Digest, Id, IdKey, Name, Row, changed
+from mailtape.rows.organisations import Organisation
 
 
 class ApiToken(Row):
@@ -23,3 +26,46 @@ class ApiToken(Row):
     expires_at: Mapped[datetime | None]
     last_used_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
+
+
+def find_with_organisation(session: Session, token_hash: bytes) -> tuple[ApiToken, str] | None:
+    """Read a token of any organisation by its hash, and the status of its organisation."""
+    found = session.execute(
+        select(ApiToken, Organisation.status)
+        .join(Organisation, Organisation.id == ApiToken.organisation_id)
+        .where(ApiToken.token_hash == token_hash)
+    ).one_or_none()
+    return None if found is None else (found[0], found[1])
+
+
+def live(
+    session: Session, organisation_id: OrganisationId, after: bytes | None, most: int
+) -> Sequence[ApiToken]:
+    """List the tokens that are not revoked, newest first, from below `after` on."""
+    chosen = select(ApiToken).where(
+        ApiToken.organisation_id == organisation_id, ApiToken.revoked_at.is_(None)
+    )
+    if after is not None:
+        chosen = chosen.where(ApiToken.id < after)
+    return session.scalars(chosen.order_by(ApiToken.id.desc()).limit(most)).all()
+
+
+def revoke(
+    session: Session, organisation_id: OrganisationId, token_id: TokenId, now: datetime
+) -> bool:
+    """Revoke a token; False when the organisation has no live one of this id."""
+    return changed(
+        session,
+        update(ApiToken)
+        .where(
+            ApiToken.id == token_id,
+            ApiToken.organisation_id == organisation_id,
+            ApiToken.revoked_at.is_(None),
+        )
+        .values(revoked_at=now),
+    )
+
+
+def note_use(session: Session, token_id: TokenId, now: datetime) -> None:
+    """Write down when a token was last used."""
+    session.execute(update(ApiToken).where(ApiToken.id == token_id).values(last_used_at=now))

@@ -33,6 +33,25 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("organisation_id", "sequence"),
     )
     op.create_table(
+        "failures",
+        sa.Column(
+            "number",
+            sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
+            autoincrement=True,
+            nullable=False,
+        ),
+        sa.Column("subject", base.Digest(length=32), nullable=False),
+        sa.Column("failed_at", base.Instant(), nullable=False),
+        sa.Column("counts_until", base.Instant(), nullable=False),
+        sa.PrimaryKeyConstraint("number"),
+    )
+    with op.batch_alter_table("failures", schema=None) as batch_op:
+        batch_op.create_index(
+            batch_op.f("ix_failures_counts_until"), ["counts_until"], unique=False
+        )
+        batch_op.create_index("ix_failures_subject", ["subject", "failed_at"], unique=False)
+
+    op.create_table(
         "message_keys",
         sa.Column("organisation_id", base.Id(length=16), nullable=False),
         sa.Column("dedupe_key", base.Key(length=32), nullable=False),

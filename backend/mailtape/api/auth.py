@@ -1,0 +1,97 @@
+"""Who calls: `Authorization: Bearer <access token or API token>`, and the scope a route asks for.
+
+Nothing is remembered between requests: what a token stands for is asked of the rows each time, so
+a revoked session or token, a disabled user or a lowered role counts from the next request on.
+
+A route names its scope by one of the aliases at the end; the handler receives the `Principal`.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated
+
+from fastapi import Depends
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from mailtape.api.deps import GivenParts, Now, Parts
+from mailtape.domain.account import Principal, Scope
+from mailtape.domain.errors import Forbidden, Unauthenticated
+from mailtape.domain.ids import SessionId, UserId
+from mailtape.services import sessions, tokens
+
+_bearer = HTTPBearer(
+    auto_error=False,
+    scheme_name="bearer",
+    description="An access token from `POST /auth/login`, or an API token from `POST /tokens`.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """A caller who has signed in."""
+
+    principal: Principal
+    user_id: UserId
+    session_id: SessionId
+
+
+async def authenticate(parts: Parts, token: str, now: datetime) -> Principal:
+    """Recognise either kind of token; only an access token has dots in it.
+
+    Raises:
+        Unauthenticated: it is worth nothing, now or ever.
+    """
+    settings = parts.settings
+    if "." in token:
+        return await sessions.authenticate(
+            parts.database,
+            token,
+            keys=settings.keys,
+            issuer=settings.backend_url,
+            rules=settings.sessions,
+            now=now,
+        )
+    return await tokens.authenticate(parts.database, settings.keys.token_salt, token, now)
+
+
+async def principal_of(
+    parts: GivenParts,
+    now: Now,
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+) -> Principal:
+    """Name the caller of this request."""
+    if credentials is None:
+        raise Unauthenticated("Say who you are: Authorization: Bearer <token>.")
+    return await authenticate(parts, credentials.credentials, now)
+
+
+def require(scope: Scope) -> Callable[[Principal], Awaitable[Principal]]:
+    """Make a dependency that gives the caller when they have this scope."""
+
+    async def having(principal: Annotated[Principal, Depends(principal_of)]) -> Principal:
+        if scope not in principal.scopes:
+            raise Forbidden(f"This needs the scope {scope}.", code="scope_missing")
+        return principal
+
+    return having
+
+
+async def signed_in(principal: Annotated[Principal, Depends(principal_of)]) -> Person:
+    """Give the caller when a person has signed in; a token is no person."""
+    if principal.user_id is None or principal.session_id is None:
+        raise Forbidden("This is for people who have signed in.", code="session_required")
+    return Person(principal, principal.user_id, principal.session_id)
+
+
+SignedIn = Annotated[Person, Depends(signed_in)]
+AnyCaller = Annotated[Principal, Depends(principal_of)]
+MessagesRead = Annotated[Principal, Depends(require(Scope.MESSAGES_READ))]
+MessagesWrite = Annotated[Principal, Depends(require(Scope.MESSAGES_WRITE))]
+AddressesRead = Annotated[Principal, Depends(require(Scope.ADDRESSES_READ))]
+AddressesWrite = Annotated[Principal, Depends(require(Scope.ADDRESSES_WRITE))]
+TokensRead = Annotated[Principal, Depends(require(Scope.TOKENS_READ))]
+TokensWrite = Annotated[Principal, Depends(require(Scope.TOKENS_WRITE))]
+UsageRead = Annotated[Principal, Depends(require(Scope.USAGE_READ))]
+Ingest = Annotated[Principal, Depends(require(Scope.INGEST))]
+PolicyCheck = Annotated[Principal, Depends(require(Scope.POLICY))]

@@ -1,0 +1,88 @@
+"""Sign-ins: how long they last, and when a refresh token is good, doubled or stolen.
+
+A session is one device. It is kept alive by a chain of refresh tokens, each good once; a token
+that comes back after its successor was handed out has been copied, and nobody can tell by whom,
+so the whole session ends (RFC 9700, section 4.14.2).
+
+Two tabs of one browser may send the same token at the same moment. They are told apart from a
+thief by this: no answer to a refresh leaves before `overlap` has passed since the token was used.
+Who sends it within that time cannot have seen the answer, so it is the same request made twice,
+and gets the same successor. Who sends it later has seen the answer, or is somebody else.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum, auto
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRules:
+    """How long everything lasts."""
+
+    access_lifetime: timedelta = timedelta(minutes=15)
+    refresh_lifetime: timedelta = timedelta(days=30)
+    absolute_limit: timedelta = timedelta(days=90)
+    """From sign-in, however active."""
+    idle_limit: timedelta = timedelta(days=30)
+    """From the last refresh."""
+    overlap: timedelta = timedelta(milliseconds=250)
+    """How long the same refresh token may arrive again as the same request; each refresh takes
+    at least this long. More than a browser needs to send what its tabs ask for at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionFacts:
+    """What a row knows of a session."""
+
+    created_at: datetime
+    last_seen_at: datetime
+    revoked_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshFacts:
+    """What rows know of a refresh token."""
+
+    expires_at: datetime
+    used_at: datetime | None
+    successor_used: bool
+    same_client: bool
+    """Whether it comes from the same user agent as the use before."""
+
+
+class RefreshVerdict(Enum):
+    """What to do with a refresh token."""
+
+    ROTATE = auto()
+    REPEAT = auto()
+    """The same request again: answer it with the same successor."""
+    REPLAYED = auto()
+    """Copied: end the session."""
+    OVER = auto()
+    """Expired, or its session has ended."""
+
+
+def is_over(session: SessionFacts, rules: SessionRules, now: datetime) -> bool:
+    """Tell whether a session was revoked, stood idle too long or has reached its last day."""
+    return (
+        session.revoked_at is not None
+        or now >= session.created_at + rules.absolute_limit
+        or now >= session.last_seen_at + rules.idle_limit
+    )
+
+
+def judge_refresh(
+    token: RefreshFacts, session: SessionFacts, rules: SessionRules, now: datetime
+) -> RefreshVerdict:
+    """Decide on a refresh token; a used one of an ended session is a replay all the same."""
+    if token.used_at is not None:
+        repeated = (
+            now < token.used_at + rules.overlap
+            and not token.successor_used
+            and token.same_client
+            and not is_over(session, rules, now)
+        )
+        return RefreshVerdict.REPEAT if repeated else RefreshVerdict.REPLAYED
+    if now >= token.expires_at or is_over(session, rules, now):
+        return RefreshVerdict.OVER
+    return RefreshVerdict.ROTATE
