@@ -12,7 +12,7 @@ parked for a person.
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 import structlog
@@ -41,7 +41,7 @@ class ConsumerSettings:
     """Bounds a child's memory: a larger mail travels alone."""
     tries: int = 3
     retry_seconds: float = 2.0
-    parser: ParserSettings = ParserSettings()
+    parser: ParserSettings = field(default_factory=ParserSettings)
 
 
 class Consumer:
@@ -77,9 +77,7 @@ class Consumer:
         await asyncio.gather(*(parser.start() for parser in self._parsers))
         for parser in self._parsers:
             self._idle.put_nowait(parser)
-        self._lanes = [
-            asyncio.create_task(self._lane()) for _ in range(self._settings.workers + 1)
-        ]
+        self._lanes = [asyncio.create_task(self._lane()) for _ in range(self._settings.workers + 1)]
 
     async def stop(self) -> None:
         """Finish the batches in hand and end the children; what waits stays in the queue."""
@@ -158,8 +156,7 @@ class Consumer:
 
     async def _store(self, batch: Sequence[Leased], packed: Sequence[Packed]) -> None:
         mails = [
-            Understood(mail.envelope, content)
-            for mail, content in zip(batch, packed, strict=True)
+            Understood(mail.envelope, content) for mail, content in zip(batch, packed, strict=True)
         ]
         stored = await store(self._database, self._bodies, mails, now=self._clock())
         for organisation_id in stored:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 
 import msgspec
@@ -35,7 +35,7 @@ class ParserSettings:
     """For one batch; about a thousand times what an ordinary one takes."""
     memory_bytes: int = 1 << 30
     """Address space: a bound on allocations, far over what the limits of parsing allow."""
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
 
 
 class Parser:

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import Table, insert, select, update
 from sqlalchemy.orm import Session
 
 from mailtape.domain.envelope import Delivery, Envelope
@@ -24,6 +24,10 @@ from mailtape.rows.base import from_us
 from mailtape.rows.events import MESSAGE_STORED, Event
 from mailtape.rows.messages import Message, MessageKey
 from mailtape.rows.usage import Usage
+
+_MESSAGES = cast("Table", Message.__table__)
+_EVENTS = cast("Table", Event.__table__)
+"""The tables themselves: Core statements on the mapped classes' columns, without the ORM's cost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +71,8 @@ def _deposit_for(
         session, organisation_id, len(new), sum(item.envelope.size for item in new)
     )
     numbered = list(enumerate(new, start=first))
-    session.execute(insert(Message.__table__), [_message(s, item) for s, item in numbered])
-    session.execute(insert(Event.__table__), [_event(s, item, now) for s, item in numbered])
+    session.execute(insert(_MESSAGES), [_message(s, item) for s, item in numbered])
+    session.execute(insert(_EVENTS), [_event(s, item, now) for s, item in numbered])
     search.add(session, organisation_id, ((i.id, i.summary.search_text) for i in new))
     for period, emails in Counter(_period(item) for item in new).items():
         _count(session, organisation_id, period, emails)
@@ -132,7 +136,8 @@ def _event(sequence: int, item: Deposit, now: datetime) -> dict[str, Any]:
 
 
 def _period(item: Deposit) -> str:
-    return item.envelope.accepted_at.strftime("%Y-%m")
+    accepted_at = item.envelope.accepted_at
+    return f"{accepted_at.year:04}-{accepted_at.month:02}"
 
 
 def _count(session: Session, organisation_id: OrganisationId, period: str, emails: int) -> None:

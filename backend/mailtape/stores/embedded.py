@@ -8,6 +8,9 @@ from mailtape.rows.writing_thread import WritingThread
 from mailtape.stores.sqlite_bodies import SqliteBodies
 from mailtape.stores.sqlite_queue import SqliteQueue
 
+_PAGES = 1000
+"""Four megabytes: some milliseconds of the writing thread."""
+
 
 @dataclass(frozen=True, slots=True)
 class Stores:
@@ -17,6 +20,10 @@ class Stores:
     database: Database
     bodies: SqliteBodies
     queue: SqliteQueue
+
+    async def tidy(self) -> int:
+        """Give free pages of the files back to the disk, a few at a time; tell how many pages."""
+        return await self.queue.shrink(_PAGES) + await self.bodies.shrink(_PAGES)
 
     def close(self) -> None:
         """Finish what is to be written and close the files. Blocks."""

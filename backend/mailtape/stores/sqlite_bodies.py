@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from mailtape.domain.ids import IngestId, OrganisationId
 from mailtape.ports.bodies import Blob, Body, BodyKey
-from mailtape.rows.database import driver_errors, prepare
+from mailtape.rows.database import driver_errors, prepare, shrink
 from mailtape.rows.writing_thread import WritingThread
 
 T = TypeVar("T")
@@ -143,6 +143,10 @@ class SqliteBodies:
                 for ingest, organisation in connection.execute(query, (*start, most))
             ]
         )
+
+    async def shrink(self, pages: int) -> int:
+        """Give free pages of the file back to the disk; tell how many."""
+        return await self._writing.submit(lambda: shrink(self._writer, pages))
 
     async def _blob(self, query: str, values: Sequence[object]) -> Blob | None:
         row = await self._read(lambda connection: connection.execute(query, values).fetchone())

@@ -26,7 +26,7 @@ from mailtape.domain.envelope import Envelope
 from mailtape.domain.errors import StoreFull
 from mailtape.domain.ids import IngestId
 from mailtape.ports.queue import Leased, Parked, QueueDepth
-from mailtape.rows.database import driver_errors, prepare
+from mailtape.rows.database import driver_errors, prepare, shrink
 from mailtape.rows.writing_thread import WritingThread
 
 T = TypeVar("T")
@@ -322,6 +322,10 @@ class SqliteQueue:
         return await self._read(
             lambda: {i for i in ingest_ids if self._reader.execute(query, (i,)).fetchone()}
         )
+
+    async def shrink(self, pages: int) -> int:
+        """Give free pages of the file back to the disk; tell how many."""
+        return await self._writing.submit(lambda: shrink(self._writer, pages))
 
     def _forget(self, size: int) -> None:
         self._held -= 1

@@ -1,0 +1,289 @@
+"""`mailtape serve`: the whole platform as one process tree on one data folder.
+
+One event loop takes mail, answers the API and hands batches to the parsing processes; it owns
+every file. This is the composition root: it chooses the stores, joins the parts, and says in which
+order they start and stop. Nothing is decided here that is not about that.
+
+On SIGTERM or SIGINT: stop accepting, finish the mail that is under way, send the idle away, end
+waiting requests and streams, finish the batches in hand, write all that is to be written, end the
+children. Whatever waits in the queue waits there for the next start.
+"""
+
+import asyncio
+import signal
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from datetime import UTC, datetime, timedelta
+
+import structlog
+import uvicorn
+import uvloop
+
+from mailtape.api.deps import ApiSettings, Parts
+from mailtape.api.main import create_app
+from mailtape.data_folder import DataFolder
+from mailtape.domain.account import LOCAL_SLUG, Scope
+from mailtape.domain.errors import Unauthenticated
+from mailtape.domain.ids import OrganisationId
+from mailtape.domain.session import SessionRules
+from mailtape.rows import organisations
+from mailtape.rows.database import Session
+from mailtape.services import retention, tokens
+from mailtape.services.passwords import Passwords
+from mailtape.services.recipients import Recipients
+from mailtape.services.tokens import Keys
+from mailtape.services.wakeups import Wakeups
+from mailtape.settings import HostPort, Settings
+from mailtape.stores.embedded import Stores, open_stores
+from mailtape.stores.sql_limits import SqlFailureLimits
+from mailtape_ingest.handler import MailHandler
+from mailtape_ingest.server import Deadlines, Server
+from mailtape_ingest.session import Rules
+from mailtape_ingest.tls import ensure_self_signed, server_context
+from mailtape_workers.consumer import Consumer, ConsumerSettings
+from mailtape_workers.parsers import ParserSettings
+from mailtape_workers.schedule import every
+
+log = structlog.get_logger(__name__)
+
+_TRIM_SECONDS = 30.0
+_SWEEP_SECONDS = 3600.0
+_TIDY_SECONDS = 60.0
+
+
+def run(settings: Settings, folder: DataFolder, keys: Keys) -> None:
+    """Serve until a signal says otherwise.
+
+    The folder is owned by the caller, its schema is this release's, and its first start is done.
+
+    Raises:
+        OSError: an address cannot be bound.
+        Unavailable: a file cannot be opened.
+    """
+    uvloop.run(_serve(settings, folder, keys))
+
+
+async def _serve(settings: Settings, folder: DataFolder, keys: Keys) -> None:
+    """Start the parts from the disk outwards; stop them from the wire inwards."""
+    stopped = _on_signal()
+    async with AsyncExitStack() as stack:
+        stores = await stack.enter_async_context(_stores(settings, folder))
+        local = await stores.database.read(_local)
+        recipients = Recipients(
+            stores.database,
+            domain=settings.domain,
+            capture=local if settings.capture else None,
+        )
+        wakeups = Wakeups()
+        await stack.enter_async_context(_consumer(settings, stores, wakeups))
+        await stack.enter_async_context(_jobs(settings, stores, local))
+        parts = _parts(settings, keys, stores, recipients, wakeups)
+        http = await stack.enter_async_context(_http(settings, parts))
+        smtp = await stack.enter_async_context(_smtp(settings, folder, parts))
+        _announce(settings, http, smtp)
+        await stopped.wait()
+        log.info("serve.draining")
+
+
+def _on_signal() -> asyncio.Event:
+    """Own the signals: nobody else in this process tree has handlers for them."""
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    return stopped
+
+
+def _local(session: Session) -> OrganisationId:
+    organisation = organisations.find_by_slug(session, LOCAL_SLUG)
+    assert organisation is not None, "the first start makes it"  # noqa: S101
+    return OrganisationId(organisation.id)
+
+
+@asynccontextmanager
+async def _stores(settings: Settings, folder: DataFolder) -> AsyncIterator[Stores]:
+    stores = open_stores(folder, queue_max_bytes=settings.queue_max_bytes)
+    try:
+        yield stores
+    finally:
+        await asyncio.to_thread(stores.close)
+
+
+@asynccontextmanager
+async def _consumer(
+    settings: Settings, stores: Stores, wakeups: Wakeups
+) -> AsyncIterator[Consumer]:
+    consumer = Consumer(
+        stores.queue,
+        stores.bodies,
+        stores.database,
+        wakeups,
+        ConsumerSettings(
+            workers=settings.worker_processes,
+            parser=ParserSettings(deadline_seconds=settings.worker_deadline_seconds),
+        ),
+        _now,
+    )
+    await consumer.start()
+    try:
+        yield consumer
+    finally:
+        await consumer.stop()
+
+
+@asynccontextmanager
+async def _jobs(settings: Settings, stores: Stores, local: OrganisationId) -> AsyncIterator[None]:
+    bounds = retention.Bounds(settings.capture_max_messages, settings.capture_max_bytes)
+
+    async def trim() -> int:
+        return await retention.trim(stores.database, stores.bodies, local, bounds, now=_now())
+
+    async def sweep() -> int:
+        return await retention.sweep(stores.database, stores.bodies, stores.queue, now=_now())
+
+    jobs = [
+        asyncio.create_task(every(_TRIM_SECONDS, "retention.trim", trim)),
+        asyncio.create_task(every(_SWEEP_SECONDS, "retention.sweep", sweep)),
+        asyncio.create_task(every(_TIDY_SECONDS, "stores.tidy", stores.tidy)),
+    ]
+    try:
+        yield
+    finally:
+        for job in jobs:
+            job.cancel()
+        await asyncio.gather(*jobs, return_exceptions=True)
+
+
+def _parts(
+    settings: Settings, keys: Keys, stores: Stores, recipients: Recipients, wakeups: Wakeups
+) -> Parts:
+    return Parts(
+        settings=ApiSettings(
+            keys=keys,
+            domain=settings.domain,
+            backend_url=settings.public_url,
+            registration_open=settings.registration_open,
+            secure_cookies=settings.public_url.startswith("https:"),
+            sessions=SessionRules(
+                access_lifetime=timedelta(minutes=settings.access_token_lifetime_minutes),
+                refresh_lifetime=timedelta(days=settings.refresh_token_lifetime_days),
+                absolute_limit=timedelta(days=settings.session_absolute_limit_days),
+                idle_limit=timedelta(days=settings.session_idle_limit_days),
+            ),
+            message_max_bytes=settings.smtp_max_message_bytes,
+        ),
+        database=stores.database,
+        bodies=stores.bodies,
+        queue=stores.queue,
+        recipients=recipients,
+        wakeups=wakeups,
+        limits=SqlFailureLimits(stores.database),
+        passwords=Passwords(),
+        clock=_now,
+    )
+
+
+class _HttpServer(uvicorn.Server):
+    """uvicorn that leaves the signals alone and says when it is ready."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = asyncio.Event()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Do nothing: `_on_signal` owns them."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, then say so."""
+        await super().startup(sockets)
+        self.ready.set()
+
+
+@asynccontextmanager
+async def _http(settings: Settings, parts: Parts) -> AsyncIterator[HostPort]:
+    listening = _listen(settings.http_listen)
+    server = _HttpServer(
+        uvicorn.Config(
+            create_app(parts),
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=settings.drain_timeout_seconds,
+        )
+    )
+    serving = asyncio.create_task(server.serve(sockets=[listening]))
+    await server.ready.wait()
+    try:
+        yield HostPort(settings.http_listen.host, listening.getsockname()[1])
+    finally:
+        parts.wakeups.close()
+        server.should_exit = True
+        await serving
+
+
+def _listen(address: HostPort) -> socket.socket:
+    """Bind by ourselves, so that port 0 is known and a taken port is an error of the start."""
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    return socket.create_server((address.host, address.port), family=family, backlog=1024)
+
+
+@asynccontextmanager
+async def _smtp(settings: Settings, folder: DataFolder, parts: Parts) -> AsyncIterator[HostPort]:
+    async def authenticate(_user: str, password: str) -> bool:
+        try:
+            principal = await tokens.authenticate(
+                parts.database, parts.settings.keys.token_salt, password, _now()
+            )
+        except Unauthenticated:
+            return False
+        return not principal.scopes.isdisjoint({Scope.MESSAGES_WRITE, Scope.INGEST})
+
+    on_loopback = settings.smtp_listen.on_loopback
+    any_credentials = on_loopback and settings.capture and settings.anonymous
+    certificate, key = (settings.smtp_tls_cert, settings.smtp_tls_key)
+    if certificate is None or key is None:
+        certificate, key = ensure_self_signed(folder.path, socket.gethostname(), _now())
+    server = Server(
+        MailHandler(parts.queue, parts.recipients, None if any_credentials else authenticate),
+        Rules(
+            hostname=settings.domain,
+            message_octets=settings.smtp_max_message_bytes,
+            recipients=settings.smtp_max_recipients,
+            tls=True,
+            auth_required=not settings.anonymous,
+            auth_in_clear=on_loopback,
+        ),
+        deadlines=Deadlines(
+            command=settings.smtp_command_timeout_seconds,
+            message=settings.smtp_data_timeout_seconds,
+        ),
+        tls=server_context(certificate, key),
+        connections=settings.smtp_max_connections,
+    )
+    host, port = await server.listen(settings.smtp_listen.host, settings.smtp_listen.port)
+    try:
+        yield HostPort(host, port)
+    finally:
+        await server.drain(settings.drain_timeout_seconds)
+
+
+def _announce(settings: Settings, http: HostPort, smtp: HostPort) -> None:
+    """Print the one line that scripts wait for, and what else a person must know."""
+    unbound = [
+        name
+        for name, address in (
+            ("LMTP", settings.lmtp_listen),
+            ("policy", settings.policy_listen),
+        )
+        if address is not None
+    ]
+    if unbound:
+        log.warning("serve.not_listening", addresses=unbound, reason="not in this release")
+    print(f"ready http://{http} smtp://{smtp}", flush=True)  # noqa: T201 - scripts wait for it
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
