@@ -27,7 +27,7 @@ soak: services .venv/.dev ## the whole suite at its long counts
 	MAILTAPE_TEST_SOAK=1 $(BIN)/pytest tests
 
 bench: services .venv/.dev ## figures as ratios to smtp-sink, one table; ARGS="--quick" and others, see ARGS="--help"
-	@$(BIN)/python -m tests.bench $(ARGS)
+	@PYTHONPATH=tests $(BIN)/python -m bench $(ARGS)
 
 #: Keep it in shape
 fmt: .venv/.dev ## format, and fix what can be fixed

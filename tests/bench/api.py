@@ -1,0 +1,58 @@
+"""A thin client of the HTTP API over one kept connection, cheap enough not to be the figure."""
+
+import http.client
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from bench.programs import TOKEN, Server
+
+
+class Api:
+    """One kept connection; not to be shared between threads."""
+
+    def __init__(self, server: Server) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", server.http_port, timeout=60)
+        self._headers = {"Authorization": f"Bearer {TOKEN}"}
+
+    def call(self, method: str, path: str, body: dict[str, bool] | None = None) -> bytes:
+        """The answer's body; raises when the status is not 2xx."""
+        headers = dict(self._headers)
+        payload = None
+        if body is not None:
+            payload = json.dumps(body).encode()
+            headers["Content-Type"] = "application/json"
+        self._connection.request(method, path, payload, headers)
+        response = self._connection.getresponse()
+        answer = response.read()
+        if not 200 <= response.status < 300:
+            raise RuntimeError(f"{method} {path}: {response.status} {answer[:300]!r}")
+        return answer
+
+    def get(self, path: str) -> Any:
+        """The answer's JSON."""
+        return json.loads(self.call("GET", path))
+
+    def count(self) -> int:
+        """How many messages the API shows."""
+        return int(self.get("/messages/count")["count"])
+
+    def wait_for(self, count: int, within: float = 600.0) -> None:
+        """Returns when the API shows that many messages; asks 50 times a second."""
+        deadline = time.monotonic() + within
+        while (shown := self.count()) < count:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{shown} of {count} messages became visible in {within:g} s")
+            time.sleep(0.02)
+
+    def events(self) -> Iterator[tuple[float, bytes]]:
+        """When each event from now on arrived, and its `data:`; takes the connection over."""
+        newest = self.get("/messages?limit=1")["items"]
+        after = {"Last-Event-ID": str(newest[0]["sequence"])} if newest else {}
+        self._connection.request("GET", "/events", headers=self._headers | after)
+        response = self._connection.getresponse()
+        if response.status != http.HTTPStatus.OK:
+            raise RuntimeError(f"GET /events: {response.status} {response.read(300)!r}")
+        lines = iter(response.readline, b"")
+        return ((time.monotonic(), line[5:]) for line in lines if line.startswith(b"data:"))

@@ -1,0 +1,88 @@
+"""Figures and their targets: quantiles, one row a figure, the table for a screen and for a page."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import quantiles
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a figure should be; `at least` for rates, `at most` for times and memory."""
+
+    side: Literal["at least", "at most"]
+    value: float
+
+    def is_met_by(self, measured: float) -> bool:
+        """Whether the measured value lies on the right side, the border included."""
+        return measured >= self.value if self.side == "at least" else measured <= self.value
+
+
+def at_least(value: float) -> Target:
+    """The measured value must not be smaller."""
+    return Target("at least", value)
+
+
+def at_most(value: float) -> Target:
+    """The measured value must not be larger."""
+    return Target("at most", value)
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One line of the table; a figure without a target is there for comparison."""
+
+    name: str
+    measured: float
+    unit: str
+    """`ratio`, `ms` or `MB`."""
+    target: Target | None = None
+    detail: str = ""
+
+    def cells(self) -> tuple[str, str, str, str, str]:
+        """Name, measured value, target, verdict and detail, each as it is printed."""
+        if self.target is None:
+            return (self.name, self._text(self.measured), "", "", self.detail)
+        sign = "≥" if self.target.side == "at least" else "≤"
+        verdict = "met" if self.target.is_met_by(self.measured) else "MISSED"
+        return (
+            self.name,
+            self._text(self.measured),
+            f"{sign} {self.target.value:g}",
+            verdict,
+            self.detail,
+        )
+
+    def _text(self, value: float) -> str:
+        match self.unit:
+            case "ratio":
+                return f"{value:.3f}"
+            case "ms":
+                return f"{value:.1f} ms"
+            case _:
+                return f"{value:.0f} {self.unit}"
+
+
+HEAD = ("figure", "measured", "target", "", "how")
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The value below which `share` (say 0.99) of the values lie; needs at least two."""
+    return quantiles(values, n=100, method="inclusive")[round(share * 100) - 1]
+
+
+def as_text(figures: Sequence[Figure]) -> str:
+    """The table in columns, for a terminal."""
+    rows = [HEAD, *(figure.cells() for figure in figures)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
+    lines = (
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    )
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def as_markdown(figures: Sequence[Figure]) -> str:
+    """The table for a page."""
+    rows = [HEAD, ("---",) * len(HEAD), *(figure.cells() for figure in figures)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)

@@ -1,0 +1,136 @@
+"""The programs under load: `mailtape serve` on a data folder of its own, and Postfix's `smtp-sink`.
+
+Both are started here on free loopback ports, and ended by their process id when the block ends.
+"""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+TOKEN = "bench-" + "t" * 40
+READY_WITHIN = 60.0
+"""Seconds from start to `ready`; a migration of an empty folder is part of it."""
+DRAIN_WITHIN = 40.0
+"""Seconds after SIGTERM; the server promises 30."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running `mailtape serve`."""
+
+    pid: int
+    smtp_port: int
+    http_port: int
+
+    def resident_bytes(self) -> int:
+        """Resident memory summed over the process tree; a shared page counts once a process."""
+        return sum(_resident_bytes(pid) for pid in _tree(self.pid))
+
+
+@contextlib.contextmanager
+def serving(folder: Path) -> Iterator[Server]:
+    """Starts the embedded platform in `folder`, waits for its `ready`, stops it at the end."""
+    smtp, http, policy = free_ports(3)
+    program = str(Path(sys.executable).with_name("mailtape"))
+    command = [program, "serve", "--data", str(folder / "data")]
+    for flag, port in (("--smtp", smtp), ("--http", http), ("--policy", policy)):
+        command += [flag, f"127.0.0.1:{port}"]
+    log = folder / "serve.log"
+    with log.open("wb") as errors:
+        process = subprocess.Popen(
+            command,
+            env=os.environ | {"MAILTAPE_API_TOKEN": TOKEN, "DOMAIN": "mail.example.com"},
+            cwd=folder,  # away from a developer's .env
+            stdout=subprocess.PIPE,
+            stderr=errors,
+        )
+    try:
+        _wait_until_ready(process, log)
+        yield Server(process.pid, smtp, http)
+    finally:
+        _end(process, DRAIN_WITHIN)
+
+
+@contextlib.contextmanager
+def sinking() -> Iterator[int]:
+    """Starts `smtp-sink`, which takes mail and throws it away; gives its port."""
+    (port,) = free_ports(1)
+    user = ["-u", "nobody"] if os.getuid() == 0 else []
+    process = subprocess.Popen(["smtp-sink", *user, f"127.0.0.1:{port}", "1000"])
+    try:
+        _wait_until_greeted(port)
+        yield port
+    finally:
+        _end(process, 5.0)
+
+
+def free_ports(count: int) -> list[int]:
+    """Loopback ports that nothing listened on a moment ago."""
+    with contextlib.ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [int(each.getsockname()[1]) for each in sockets]
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], log: Path) -> None:
+    assert process.stdout is not None
+    gave_up = threading.Timer(READY_WITHIN, process.kill)
+    gave_up.start()
+    said_ready = any(line.startswith(b"ready") for line in process.stdout)
+    gave_up.cancel()
+    if not said_ready:
+        raise SystemExit(
+            f"mailtape serve did not start:\n{log.read_text(errors='replace')[-4000:]}"
+        )
+    threading.Thread(target=process.stdout.read, daemon=True).start()  # so that it never blocks
+
+
+def _wait_until_greeted(port: int) -> None:
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
+                if connection.recv(3) == b"220":
+                    return
+        except ConnectionRefusedError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+
+
+def _end(process: subprocess.Popen[bytes], within: float) -> None:
+    process.terminate()
+    try:
+        process.wait(within)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        sys.stderr.write(f"{process.args!r} did not end within {within:g} s of SIGTERM\n")
+
+
+def _tree(root: int) -> list[int]:
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            # proc(5): the name stands in parentheses and may hold anything, then state and parent.
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+    tree = [root]
+    for pid in tree:  # grows while it is walked
+        tree += [child for child, parent in parents.items() if parent == pid]
+    return tree
+
+
+def _resident_bytes(pid: int) -> int:
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * 1024
+    return 0
