@@ -1,0 +1,257 @@
+"""Counting again: whether rows, events, usage and search say the same. Reads, changes nothing.
+
+Every question is asked for one organisation or one page, so that an installation of any size is
+checked in bounded memory; each answer names what is wrong by ids.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from sqlalchemy import (
+    Integer,
+    LargeBinary,
+    Row,
+    Select,
+    String,
+    and_,
+    column,
+    func,
+    or_,
+    select,
+    table,
+    text,
+)
+from sqlalchemy.exc import DatabaseError
+from sqlalchemy.orm import Session
+
+from mailtape.domain.ids import IngestId, MessageId, OrganisationId
+from mailtape.rows.events import MESSAGE_STORED, Event
+from mailtape.rows.messages import Message
+from mailtape.rows.organisations import Organisation
+from mailtape.rows.usage import Usage
+
+_SEARCH = table("message_search", column("rowid", Integer), column("organisation", String))
+_CHECK_SEARCH = text("INSERT INTO message_search (message_search) VALUES ('integrity-check')")
+
+
+class Account(NamedTuple):
+    """What an organisation's own row says."""
+
+    id: OrganisationId
+    slug: str
+    sequence: int
+    storage_bytes: int
+
+
+class MessageFacts(NamedTuple):
+    """What a message's row says of its body and its event."""
+
+    number: int
+    id: MessageId
+    organisation_id: OrganisationId
+    ingest_id: IngestId
+    sequence: int
+    size: int
+    attachments: int
+
+
+class EventNumbers(NamedTuple):
+    """What the events of an organisation are, counted."""
+
+    events: int
+    first: int
+    last: int
+
+
+class Month(NamedTuple):
+    """One month's usage, as kept and as counted."""
+
+    period: str
+    emails: int
+    forgotten: int
+    events: int
+
+
+def accounts(session: Session) -> list[Account]:
+    """List every organisation."""
+    return [
+        Account(OrganisationId(row.id), row.slug, row.sequence, row.storage_bytes)
+        for row in session.scalars(select(Organisation).order_by(Organisation.id))
+    ]
+
+
+def messages(session: Session, after: int, most: int) -> list[MessageFacts]:
+    """List messages by number."""
+    return [
+        _facts(row)
+        for row in session.execute(
+            _messages().where(Message.number > after).order_by(Message.number).limit(most)
+        )
+    ]
+
+
+def of_body(
+    session: Session, ingest_id: IngestId, organisation_id: OrganisationId
+) -> list[MessageFacts]:
+    """List the messages that share a body; the ids of all begin with the same millisecond."""
+    millisecond = ingest_id[:6]
+    found = _messages().where(
+        Message.organisation_id == organisation_id,
+        Message.id.between(millisecond + bytes(10), millisecond + b"\xff" * 10),
+        Message.ingest_id == ingest_id,
+    )
+    return [_facts(row) for row in session.execute(found)]
+
+
+def stored_once(
+    session: Session, organisation_id: OrganisationId, ingest_ids: Sequence[IngestId]
+) -> set[IngestId]:
+    """Tell for which of these mails an event says that they were stored.
+
+    The event is recognised by the millisecond that its message's id shares with the ingest id.
+    """
+    millisecond = func.substr(Event.message_id, 1, 6, type_=LargeBinary)
+    told = set(
+        session.scalars(
+            select(millisecond).where(
+                Event.organisation_id == organisation_id,
+                millisecond.in_([ingest_id[:6] for ingest_id in ingest_ids]),
+            )
+        )
+    )
+    return {ingest_id for ingest_id in ingest_ids if ingest_id[:6] in told}
+
+
+def storage(session: Session, organisation_id: OrganisationId) -> int:
+    """Add up the raw bytes of an organisation's messages."""
+    total = select(func.coalesce(func.sum(Message.size), 0))
+    return session.scalar(total.where(Message.organisation_id == organisation_id)) or 0
+
+
+def event_numbers(session: Session, organisation_id: OrganisationId) -> EventNumbers:
+    """Count an organisation's events; an organisation without any has 0 of everything."""
+    counted = select(
+        func.count(),
+        func.coalesce(func.min(Event.sequence), 0),
+        func.coalesce(func.max(Event.sequence), 0),
+    ).where(Event.organisation_id == organisation_id)
+    return EventNumbers(*session.execute(counted).one())
+
+
+def holes(session: Session, organisation_id: OrganisationId, most: int) -> list[tuple[int, int]]:
+    """List the gaps in an organisation's events as first and last missing number."""
+    numbered = (
+        select(
+            Event.sequence.label("sequence"),
+            func.lag(Event.sequence).over(order_by=Event.sequence).label("before"),
+        )
+        .where(Event.organisation_id == organisation_id)
+        .subquery()
+    )
+    gaps = (
+        select(numbered.c.before + 1, numbered.c.sequence - 1)
+        .where(numbered.c.sequence > numbered.c.before + 1)
+        .order_by(numbered.c.sequence)
+        .limit(most)
+    )
+    return [(first, last) for first, last in session.execute(gaps)]
+
+
+def months(session: Session, organisation_id: OrganisationId) -> list[Month]:
+    """List an organisation's months with what is kept and what the events say."""
+    by_period = (
+        select(Event.period, func.count())
+        .where(Event.organisation_id == organisation_id, Event.kind == MESSAGE_STORED)
+        .group_by(Event.period)
+    )
+    counted = dict(session.execute(by_period).tuples())
+    kept = {
+        row.period: row
+        for row in session.scalars(select(Usage).where(Usage.organisation_id == organisation_id))
+    }
+    return [
+        Month(
+            period,
+            kept[period].emails if period in kept else 0,
+            kept[period].emails_forgotten if period in kept else 0,
+            counted.get(period, 0),
+        )
+        for period in sorted({*counted, *kept})
+    ]
+
+
+def without_event(session: Session, after: int, until: int) -> list[MessageFacts]:
+    """List messages, by number, that do not have exactly the event of their own."""
+    own = and_(
+        Event.organisation_id == Message.organisation_id,
+        Event.sequence == Message.sequence,
+        Event.message_id == Message.id,
+        Event.kind == MESSAGE_STORED,
+    )
+    lacking = (
+        _messages()
+        .outerjoin(Event, own)
+        .where(Message.number > after, Message.number <= until, Event.sequence.is_(None))
+    )
+    return [_facts(row) for row in session.execute(lacking)]
+
+
+def without_search(session: Session, after: int, until: int) -> list[MessageFacts]:
+    """List messages, by number, that cannot be found: no entry, or another organisation's."""
+    hexadecimal = func.lower(func.hex(Message.organisation_id))
+    lacking = (
+        _messages()
+        .outerjoin(_SEARCH, _SEARCH.c.rowid == Message.number)
+        .where(
+            Message.number > after,
+            Message.number <= until,
+            or_(_SEARCH.c.rowid.is_(None), _SEARCH.c.organisation != hexadecimal),
+        )
+    )
+    return [_facts(row) for row in session.execute(lacking)]
+
+
+def search_entries(session: Session, after: int, most: int) -> Sequence[int]:
+    """List the numbers that search has entries of."""
+    entries = select(_SEARCH.c.rowid).where(_SEARCH.c.rowid > after).order_by(_SEARCH.c.rowid)
+    return session.scalars(entries.limit(most)).all()
+
+
+def without_message(session: Session, numbers: Sequence[int]) -> list[int]:
+    """Tell which of these numbers no message has."""
+    known = set(session.scalars(select(Message.number).where(Message.number.in_(numbers))))
+    return [number for number in numbers if number not in known]
+
+
+def search_is_sound(session: Session) -> bool:
+    """Tell whether the words of the search index are those of its entries."""
+    try:
+        session.execute(_CHECK_SEARCH)
+    except DatabaseError:
+        return False
+    return True
+
+
+def _messages() -> Select[int, bytes, bytes, bytes, int, int, int]:
+    return select(
+        Message.number,
+        Message.id,
+        Message.organisation_id,
+        Message.ingest_id,
+        Message.sequence,
+        Message.size,
+        Message.attachments,
+    )
+
+
+def _facts(row: Row[int, bytes, bytes, bytes, int, int, int]) -> MessageFacts:
+    number, identity, organisation_id, ingest_id, sequence, size, attachments = row
+    return MessageFacts(
+        number,
+        MessageId(identity),
+        OrganisationId(organisation_id),
+        IngestId(ingest_id),
+        sequence,
+        size,
+        attachments,
+    )

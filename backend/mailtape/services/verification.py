@@ -1,0 +1,307 @@
+"""Whether everything that is kept still says the same: what `mailtape verifydata` runs.
+
+Every body is read and unpacked, its size and sha256 computed again and compared with what the body
+store and the rows say; events, usage, storage and search are counted again. Nothing is changed and
+nothing is repaired. Memory is bounded by a page, whatever the size of the data.
+
+Exact on data that nobody writes. While a server writes, a mail that is being stored or deleted can
+show up as a finding that is none; run it again.
+
+What a crash may leave is no finding but a note: the body of a deleted message, which the sweep
+takes; a mail that is stored and still queued, which will be stored again without effect.
+"""
+
+import hashlib
+from collections.abc import AsyncIterator, Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+import zstandard
+
+from mailtape.domain.ids import IngestId, OrganisationId, to_text
+from mailtape.domain.message import Content
+from mailtape.mime.pack import DamagedBlob, unpack_content
+from mailtape.ports.bodies import Blob, Bodies, BodyKey
+from mailtape.rows import verification
+from mailtape.rows.database import Database
+from mailtape.rows.verification import Account, MessageFacts
+
+_PAGE = 200
+_READ_BYTES = 2**20
+_MOST_WINDOW_BYTES = 2**27
+"""What a damaged frame may make the decompressor ask for."""
+_MOST_HOLES = 20
+
+
+class Kind(StrEnum):
+    """What can be wrong; a name for programs."""
+
+    BODY_MISSING = "body_missing"
+    BODY_DAMAGED = "body_damaged"
+    BODY_NEVER_STORED = "body_never_stored"
+    ATTACHMENT_MISSING = "attachment_missing"
+    ATTACHMENT_UNNAMED = "attachment_unnamed"
+    MESSAGE_DIFFERS = "message_differs"
+    ORGANISATION_MISSING = "organisation_missing"
+    EVENT_MISSING = "event_missing"
+    SEQUENCE_DIFFERS = "sequence_differs"
+    USAGE_DIFFERS = "usage_differs"
+    STORAGE_DIFFERS = "storage_differs"
+    SEARCH_MISSING = "search_missing"
+    SEARCH_WITHOUT_MESSAGE = "search_without_message"
+    SEARCH_DAMAGED = "search_damaged"
+    QUEUED_DAMAGED = "queued_damaged"
+    QUEUED_TWICE = "queued_twice"
+    BODY_LEFT_OVER = "body_left_over"
+
+
+NOTES = frozenset({Kind.BODY_LEFT_OVER})
+"""What is told and is no fault."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong, with the ids to look for."""
+
+    kind: Kind
+    what: str
+
+    @property
+    def is_fault(self) -> bool:
+        """Whether something is wrong, not only worth telling."""
+        return self.kind not in NOTES
+
+
+@dataclass(slots=True)
+class Tally:
+    """How much was looked at; counted up while `verify` runs."""
+
+    organisations: int = 0
+    messages: int = 0
+    bodies: int = 0
+    attachments: int = 0
+    queued: int = 0
+
+
+class Queued(NamedTuple):
+    """A queued mail as it lies on disk."""
+
+    number: int
+    ingest_id: IngestId
+    stated_size: int | None
+    """The raw size that its envelope says; None when the envelope cannot be read."""
+    size: int
+
+
+async def verify(
+    database: Database, bodies: Bodies, queued: Iterable[Queued], tally: Tally
+) -> AsyncIterator[Finding]:
+    """Look at everything once and tell what is wrong, as it is found.
+
+    Raises:
+        Unavailable: a store cannot be read at all.
+    """
+    accounts = await database.read(verification.accounts)
+    tally.organisations = len(accounts)
+    named: set[IngestId] = set()
+    for finding in _check_queue(queued, named, tally):
+        yield finding
+    for account in accounts:
+        async for finding in _check_account(database, account):
+            yield finding
+    async for finding in _check_messages(database, bodies, {a.id for a in accounts}, tally):
+        yield finding
+    async for finding in _check_bodies(database, bodies, named, tally):
+        yield finding
+    async for finding in _check_search(database):
+        yield finding
+
+
+def _check_queue(queued: Iterable[Queued], named: set[IngestId], tally: Tally) -> Iterator[Finding]:
+    for mail in queued:
+        tally.queued += 1
+        if mail.stated_size != mail.size:
+            said = "an unreadable envelope" if mail.stated_size is None else mail.stated_size
+            yield Finding(
+                Kind.QUEUED_DAMAGED,
+                f"queued mail {mail.number} ({to_text(mail.ingest_id)}) has {mail.size} bytes and"
+                f" {said}",
+            )
+        if mail.ingest_id in named:
+            yield Finding(
+                Kind.QUEUED_TWICE,
+                f"queued mail {mail.number} ({to_text(mail.ingest_id)}) is queued before",
+            )
+        named.add(mail.ingest_id)
+
+
+async def _check_account(database: Database, account: Account) -> AsyncIterator[Finding]:
+    whose = f"organisation {account.slug} ({to_text(account.id)})"
+    storage = await database.read(verification.storage, account.id)
+    if storage != account.storage_bytes:
+        yield Finding(
+            Kind.STORAGE_DIFFERS,
+            f"{whose} has {storage} bytes of mail and counts {account.storage_bytes}",
+        )
+    forgotten = 0
+    for month in await database.read(verification.months, account.id):
+        forgotten += month.forgotten
+        if month.emails != month.events + month.forgotten:
+            yield Finding(
+                Kind.USAGE_DIFFERS,
+                f"{whose} has {month.events} events and {month.forgotten} forgotten ones of"
+                f" {month.period} and counts {month.emails} mails",
+            )
+    numbers = await database.read(verification.event_numbers, account.id)
+    first = numbers.first if numbers.events else account.sequence + 1
+    if first != forgotten + 1 or (numbers.events and numbers.last != account.sequence):
+        yield Finding(
+            Kind.SEQUENCE_DIFFERS,
+            f"{whose} has events {first} to {numbers.last}, {forgotten} forgotten, and counts"
+            f" {account.sequence}",
+        )
+    for begin, end in await database.read(verification.holes, account.id, _MOST_HOLES):
+        yield Finding(Kind.EVENT_MISSING, f"{whose} has no events {begin} to {end}")
+
+
+async def _check_messages(
+    database: Database, bodies: Bodies, organisations: set[OrganisationId], tally: Tally
+) -> AsyncIterator[Finding]:
+    after = 0
+    seen: set[BodyKey] = set()
+    while page := await database.read(verification.messages, after, _PAGE):
+        until = page[-1].number
+        tally.messages += len(page)
+        for message in page:
+            if message.organisation_id not in organisations:
+                yield Finding(Kind.ORGANISATION_MISSING, _named(message))
+            key = BodyKey(message.ingest_id, message.organisation_id)
+            if key not in seen and await bodies.content(key) is None:
+                yield Finding(
+                    Kind.BODY_MISSING, f"{_named(message)} has no body {to_text(key.ingest_id)}"
+                )
+        seen = {BodyKey(message.ingest_id, message.organisation_id) for message in page}
+        for message in await database.read(verification.without_event, after, until):
+            yield Finding(
+                Kind.EVENT_MISSING, f"{_named(message)} is not told of by event {message.sequence}"
+            )
+        for message in await database.read(verification.without_search, after, until):
+            yield Finding(Kind.SEARCH_MISSING, f"{_named(message)} cannot be searched for")
+        after = until
+
+
+async def _check_bodies(
+    database: Database, bodies: Bodies, queued: set[IngestId], tally: Tally
+) -> AsyncIterator[Finding]:
+    after: BodyKey | None = None
+    while page := await bodies.keys(after, _PAGE):
+        tally.bodies += len(page)
+        without: list[BodyKey] = []
+        for key in page:
+            messages = await database.read(verification.of_body, *key)
+            if not messages and key.ingest_id not in queued:
+                without.append(key)
+            async for finding in _check_body(bodies, key, messages, tally):
+                yield finding
+        async for finding in _check_unnamed(database, without):
+            yield finding
+        after = page[-1]
+
+
+async def _check_body(
+    bodies: Bodies, key: BodyKey, messages: list[MessageFacts], tally: Tally
+) -> AsyncIterator[Finding]:
+    whose = f"body {to_text(key.ingest_id)} of organisation {to_text(key.organisation_id)}"
+    raw, packed = await bodies.raw(key), await bodies.content(key)
+    if raw is None or packed is None:
+        return  # deleted meanwhile
+    for part, blob in (("raw bytes", raw), ("content", packed)):
+        if not _is_whole(blob):
+            yield Finding(Kind.BODY_DAMAGED, f"{whose}: the {part} are not what was kept")
+    for message in messages:
+        if message.size != raw.size:
+            yield Finding(
+                Kind.MESSAGE_DIFFERS,
+                f"{_named(message)} says {message.size} bytes, its body has {raw.size}",
+            )
+    content = _read(packed)
+    if content is None:
+        yield Finding(Kind.BODY_DAMAGED, f"{whose}: the content cannot be read")
+        return
+    for message in messages:
+        if message.attachments != len(content.attachments):
+            yield Finding(
+                Kind.MESSAGE_DIFFERS,
+                f"{_named(message)} says {message.attachments} attachments, its content names"
+                f" {len(content.attachments)}",
+            )
+    kept = await bodies.attachment_ids(key)
+    for facts in content.attachments:
+        tally.attachments += 1
+        blob_or_none = await bodies.attachment(key, facts.id)
+        if blob_or_none is None:
+            yield Finding(Kind.ATTACHMENT_MISSING, f"{whose}: attachment {facts.id} is not there")
+        elif not _is_whole(blob_or_none) or (blob_or_none.size, blob_or_none.sha256.hex()) != (
+            facts.size,
+            facts.sha256,
+        ):
+            yield Finding(Kind.BODY_DAMAGED, f"{whose}: attachment {facts.id} is not what was kept")
+    for name in sorted(set(kept) - {facts.id for facts in content.attachments}):
+        yield Finding(Kind.ATTACHMENT_UNNAMED, f"{whose}: no content names attachment {name}")
+
+
+async def _check_unnamed(database: Database, keys: list[BodyKey]) -> AsyncIterator[Finding]:
+    """Tell apart the body of a deleted message and the body of a mail that was never shown."""
+    for organisation_id in {key.organisation_id for key in keys}:
+        ingest_ids = [key.ingest_id for key in keys if key.organisation_id == organisation_id]
+        deleted = await database.read(verification.stored_once, organisation_id, ingest_ids)
+        for ingest_id in ingest_ids:
+            whose = f"body {to_text(ingest_id)} of organisation {to_text(organisation_id)}"
+            if ingest_id in deleted:
+                yield Finding(Kind.BODY_LEFT_OVER, f"{whose} has no message; the sweep takes it")
+            else:
+                yield Finding(Kind.BODY_NEVER_STORED, f"{whose} has no message and never had one")
+
+
+async def _check_search(database: Database) -> AsyncIterator[Finding]:
+    after = 0
+    while page := await database.read(verification.search_entries, after, _PAGE):
+        for number in await database.read(verification.without_message, page):
+            yield Finding(
+                Kind.SEARCH_WITHOUT_MESSAGE, f"search has entry {number}, which is no message"
+            )
+        after = page[-1]
+    if not await database.write(verification.search_is_sound):
+        yield Finding(Kind.SEARCH_DAMAGED, "the words of the search index are not those entered")
+
+
+def _named(message: MessageFacts) -> str:
+    return (
+        f"message {to_text(message.id)} (number {message.number}) of organisation"
+        f" {to_text(message.organisation_id)}"
+    )
+
+
+def _is_whole(blob: Blob) -> bool:
+    """Unpack piece by piece and compare; a damaged frame is answered, never raised."""
+    digest = hashlib.sha256()
+    size = 0
+    unpacking = zstandard.ZstdDecompressor(max_window_size=_MOST_WINDOW_BYTES)
+    try:
+        with unpacking.stream_reader(blob.zstd) as pieces:
+            while size <= blob.size and (piece := pieces.read(_READ_BYTES)):
+                digest.update(piece)
+                size += len(piece)
+    except zstandard.ZstdError:
+        return False
+    return size == blob.size and digest.digest() == blob.sha256
+
+
+def _read(blob: Blob) -> Content | None:
+    if not _is_whole(blob):  # so what is unpacked has the size it says
+        return None
+    try:
+        return unpack_content(blob.zstd)
+    except DamagedBlob:
+        return None
