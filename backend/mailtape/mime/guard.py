@@ -1,0 +1,171 @@
+"""What a MIME parser is given: a copy of the mail with bounded structure and honest line ends.
+
+Parsers differ in what ends a line, and documents that are cheap to write are dear to parse. Both
+are settled here on bytes, before any parser runs. Only the copy is changed, never the mail.
+"""
+
+import itertools
+import re
+
+from mailtape.mime.headers import HeaderBlock
+from mailtape.mime.limits import Limits
+
+_MIME_FIELDS = frozenset(
+    {
+        "content-type",
+        "content-transfer-encoding",
+        "content-disposition",
+        "content-id",
+        "content-location",
+    }
+)
+_DECLARED_BOUNDARY = re.compile(
+    rb'boundary[ \t]*=[ \t\r\n]*(?:"([^"\r\n]{1,200})"|([^\s";]{1,200}))', re.IGNORECASE
+)
+_MOST_BOUNDARIES = 100
+"""Distinct boundaries that are told apart; with more, every line of two hyphens is one."""
+_BARE_NEWLINE = rb"(?:\r(?!\n)|(?<!\r)\n)"
+_INNER_MESSAGE = re.compile(
+    rb"(content-type:\s*(?:message/rfc82|multipart/diges))([2t])", re.IGNORECASE
+)
+_CONTAINER = re.compile(rb"^content-type:\s*(?:multipart|message)/", re.IGNORECASE | re.MULTILINE)
+_ENCODING = re.compile(rb"^(content-transfer-)(e)(ncoding[ \t]*:)", re.IGNORECASE | re.MULTILINE)
+_HIDDEN_ENCODING = re.compile(
+    rb"^(content-transfer-)(x)(ncoding[ \t]*:)", re.IGNORECASE | re.MULTILINE
+)
+
+
+def document(raw: bytes, header: HeaderBlock, limits: Limits) -> tuple[bytes, tuple[str, ...]]:
+    """Put the MIME fields of a strictly read header before the body, made safe for a parser.
+
+    Returns:
+        The document, and the defects for what had to be changed in it.
+    """
+    defects: list[str] = []
+    seen: set[str] = set()
+    lines: list[str] = []
+    for name, value in header.fields:
+        lower = name.lower()
+        if lower in _MIME_FIELDS and lower not in seen:
+            seen.add(lower)
+            if len(value) > limits.mime_value_bytes:
+                defects.append("header_too_long")
+                value = value[: limits.mime_value_bytes]  # noqa: PLW2901
+            lines.append(f"{lower}: {value}\r\n")
+    lines.append("\r\n")
+    head = "".join(lines).encode()
+    body = raw[header.body_start :]
+    if len(body) > limits.document_bytes:
+        defects.append("truncated")
+        body = body[: limits.document_bytes]
+    if header.newline == b"\r\n" and _has_bare_newline(body):
+        body = _with_honest_lines(head, body)
+    whole = head + body
+    if whole.count(b"\n--") > limits.boundary_lines:
+        whole, cut = cut_at_boundary(whole, limits.boundary_lines)
+        if cut:
+            defects.append("parts")
+    return whole, tuple(defects)
+
+
+def has_bare_newline(raw: bytes, newline: bytes) -> bool:
+    """Tell whether a mail has a CR or LF that is no part of its own line end."""
+    if newline == b"\r\n":
+        return _has_bare_newline(raw)
+    return raw.count(b"\r") > raw.count(b"\r\n")
+
+
+def _has_bare_newline(data: bytes) -> bool:
+    pairs = data.count(b"\r\n")
+    return data.count(b"\n") != pairs or data.count(b"\r") != pairs
+
+
+def _boundaries(whole: bytes) -> set[bytes] | None:
+    """Collect the boundaries that are declared anywhere; None when there are too many."""
+    found: set[bytes] = set()
+    for match in _DECLARED_BOUNDARY.finditer(whole):
+        found.add(match[1] or match[2])
+        if len(found) > _MOST_BOUNDARIES:
+            return None
+    return found
+
+
+def _alternatives(boundaries: set[bytes] | None) -> bytes:
+    if boundaries is None:
+        return b""
+    return b"(?:" + b"|".join(re.escape(each) for each in sorted(boundaries)) + b")"
+
+
+def _with_honest_lines(head: bytes, body: bytes) -> bytes:
+    """Keep bare line ends of the body from making boundaries or header fields of parts.
+
+    A body with no CRLF at all is one that was written with LF and is read so.
+    """
+    if b"\r\n" not in body.rstrip(b"\r\n"):
+        return body
+    boundaries = _boundaries(head + body)
+    if boundaries is not None and not boundaries:
+        return body  # no parts: nothing that a line end could make
+    either = _alternatives(boundaries)
+    body = re.sub(b"(" + _BARE_NEWLINE + b")(?=--" + either + b")", rb"\1 ", body)
+    bare = re.compile(_BARE_NEWLINE)
+    return re.sub(
+        b"((?:^|\r\n)--" + either + rb"[^\r\n]*\r\n)(?!\r\n)(.*?)(?=\r\n\r\n|\Z)",
+        lambda match: match[1] + bare.sub(b" ", match[2]),
+        body,
+        flags=re.DOTALL,
+    )
+
+
+def cut_at_boundary(whole: bytes, most: int) -> tuple[bytes, bool]:
+    """Cut a document before the boundary line that is one too many."""
+    pattern = re.compile(b"\n--" + _alternatives(_boundaries(whole)))
+    for count, match in enumerate(pattern.finditer(whole)):
+        if count == most:
+            return whole[: match.start() + 1], True
+    return whole, False
+
+
+def cut_at_depth(whole: bytes, most: int) -> bytes:
+    """Cut a document before the container that is one too many, however they are nested."""
+    for count, match in enumerate(_CONTAINER.finditer(whole)):
+        if count == most:
+            return whole[: match.start()]
+    return whole
+
+
+def hide_inner_messages(whole: bytes) -> bytes:
+    """Rename the types of messages within the message, so that a parser does not walk into them."""
+    return _INNER_MESSAGE.sub(rb"\1x", whole)
+
+
+def show_inner_messages(payload: bytes) -> bytes:
+    """Undo `hide_inner_messages` in a decoded part."""
+    return re.sub(
+        rb"(content-type:\s*message/rfc82)x",
+        rb"\g<1>2",
+        re.sub(rb"(content-type:\s*multipart/diges)x", rb"\1t", payload, flags=re.IGNORECASE),
+        flags=re.IGNORECASE,
+    )
+
+
+def inner_messages(whole: bytes) -> int:
+    """Count what declares a message within the message."""
+    lower = whole.lower()
+    return lower.count(b"message/rfc822") + lower.count(b"multipart/digest")
+
+
+def hide_encodings(whole: bytes) -> bytes:
+    """Rename Content-Transfer-Encoding, so that a parser hands parts out undecoded."""
+    return _ENCODING.sub(rb"\1x\3", whole)
+
+
+def show_encodings(payload: bytes) -> bytes:
+    """Undo `hide_encodings` in an undecoded part."""
+    return _HIDDEN_ENCODING.sub(rb"\1e\3", payload)
+
+
+def boundaries_collide(boundaries: list[str]) -> bool:
+    """Tell whether one boundary begins with another, which the fast parser takes for the same."""
+    ordered = sorted(set(boundaries))
+    return any(later.startswith(former) for former, later in itertools.pairwise(ordered))

@@ -1,0 +1,86 @@
+"""Every bound on what is read out of a mail, in one place, each with its unit and its precedent.
+
+What lies beyond a bound is not shown and leaves a defect; the raw bytes are kept whole, always.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much of a mail is looked at, and how much of it is kept in decoded form."""
+
+    header_bytes: int = 512 * 1024
+    """Bytes of the whole header block. Postfix refuses above 100 KiB (header_size_limit x lines);
+    Dovecot's first cap of 10 MB let one mail take gigabytes (CVE-2024-23185)."""
+    header_count: int = 1_000
+    """Fields of the header. Exim and Postfix warn in the low hundreds; real mail has up to 200."""
+    header_value_bytes: int = 64 * 1024
+    """Bytes of one unfolded value. Postfix: header_size_limit = 102400."""
+    header_name_bytes: int = 256
+    """Bytes of one field name. RFC 5322, section 2.1.1 gives a line 998."""
+    mime_value_bytes: int = 8 * 1024
+    """Bytes of a field that the MIME parser is given. 350 kB of RFC 2231 parameters cost the
+    standard library 10 s, Dovecot the same (CVE-2026-27859)."""
+    encoded_words: int = 4_000
+    """`=?` in one body before the fast parser, whose decoding is quadratic, is passed over."""
+    addresses: int = 1_000
+    """Mailboxes of one field. Postfix: smtpd_recipient_limit = 1000."""
+    address_chars: int = 320
+    """Characters of one address: 64 + `@` + 255 (RFC 5321, section 4.5.3.1)."""
+    name_chars: int = 256
+    """Characters of one display name."""
+    subject_chars: int = 998
+    """Characters of the decoded subject: one line of RFC 5322, section 2.1.1."""
+    document_bytes: int = 64 * 1024 * 1024
+    """Bytes given to any parser. Twice the message size that SMTP accepts by default."""
+    fallback_bytes: int = 8 * 1024 * 1024
+    """Bytes given to the standard library's parser, which takes twelve times as many in memory."""
+    fallback_parts: int = 2_000
+    """Boundary lines given to the standard library's parser: 20,000 cost it a second."""
+    boundary_lines: int = 20_000
+    """Boundary lines given to the fast parser: 2,000,000 cost it 1.5 GB. Dovecot caps parts at
+    10,000 (CVE-2020-12100)."""
+    nested_copies_bytes: int = 32 * 1024 * 1024
+    """Size times number of messages inside: the fast parser copies each level it walks into."""
+    depth: int = 50
+    """Levels of multipart. Dovecot: 100; Postfix: mime_nesting_limit = 100; real mail: 8."""
+    parts: int = 1_000
+    """Leaves that are read. Exim's and Rspamd's guards stand at some thousands; real mail: 300."""
+    attachments: int = 500
+    """Leaves that are kept as attachments."""
+    decoded_bytes: int = 64 * 1024 * 1024
+    """Bytes of all decoded leaves together. No transfer encoding of RFC 2045 expands."""
+    filename_chars: int = 255
+    """Characters of a file name: NAME_MAX of every common file system."""
+    content_id_chars: int = 255
+    """Characters of a Content-ID."""
+    text_bytes: int = 2 * 1024 * 1024
+    """Characters of text that are kept. Gmail clips at 102 kB, Mailosaur shows all."""
+    html_bytes: int = 2 * 1024 * 1024
+    """Characters of HTML that are sanitised. Gmail clips at 102 kB; real mail stays below 1 MB."""
+    html_tags: int = 100_000
+    """`<` in one HTML body; each may cost an element in memory."""
+    html_depth: int = 512
+    """Open elements. Browsers stop at 512 (Chromium's maximum DOM depth)."""
+    html_reopened: int = 200_000
+    """Elements that unclosed `<b>`s and the like may force the tree builder to open again: 8 kB of
+    them made 500,000 elements and 140 MB (HTML, section 13.2.4.3, "reconstruct")."""
+    style_chars: int = 4 * 1024
+    """Characters of one `style` attribute."""
+    styles_chars: int = 256 * 1024
+    """Characters of all distinct `style` attributes of a body that need the CSS parser."""
+    url_chars: int = 8 * 1024
+    """Characters of one URL. Browsers and servers agree on 8 kB."""
+    data_url_chars: int = 512 * 1024
+    """Characters of one `data:` image."""
+    snippet_chars: int = 200
+    """Characters of the snippet. Gmail's API: about 200."""
+    search_chars: int = 64 * 1024
+    """Characters of subject, people and text that can be searched."""
+    defects: int = 20
+    """Distinct codes on one message."""
+
+
+DEFAULT = Limits()
+"""What the platform runs with."""
