@@ -19,8 +19,8 @@ import structlog
 
 from mailtape.domain.errors import Unavailable
 from mailtape.domain.ids import to_text
-from mailtape.mime.understand import unparsed
 from mailtape.mime.pack import Packed, pack
+from mailtape.mime.understand import unparsed
 from mailtape.ports.bodies import Bodies
 from mailtape.ports.queue import Leased, Queue
 from mailtape.rows.database import Database

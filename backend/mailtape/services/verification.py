@@ -15,7 +15,7 @@ import hashlib
 from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Protocol
 
 import zstandard
 
@@ -84,14 +84,24 @@ class Tally:
     queued: int = 0
 
 
-class Queued(NamedTuple):
+class Queued(Protocol):
     """A queued mail as it lies on disk."""
 
-    number: int
-    ingest_id: IngestId
-    stated_size: int | None
-    """The raw size that its envelope says; None when the envelope cannot be read."""
-    size: int
+    @property
+    def number(self) -> int:
+        """Its place in the queue."""
+
+    @property
+    def ingest_id(self) -> IngestId:
+        """Its transaction."""
+
+    @property
+    def stated_size(self) -> int | None:
+        """The raw size that its envelope says; None when the envelope cannot be read."""
+
+    @property
+    def size(self) -> int:
+        """The raw size."""
 
 
 async def verify(

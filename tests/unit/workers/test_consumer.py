@@ -1,0 +1,209 @@
+"""From the queue to visible rows, with real parsing processes and real stores."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import text
+
+from fakes import a_delivery, an_envelope
+from mailtape.domain.message import Content
+from mailtape.domain.query import MessageQuery
+from mailtape.mime.pack import unpack_bytes, unpack_content
+from mailtape.ports.bodies import BodyKey
+from mailtape.rows import messages
+from mailtape.rows.database import Session
+from mailtape.rows.messages import Listed
+from mailtape.services.wakeups import Wakeups
+from mailtape_workers.consumer import Consumer, ConsumerSettings
+from mailtape_workers.parsers import ParserSettings
+from unit.workers.conftest import House
+
+
+def _mail(subject: str, body: bytes = b"text\r\n") -> bytes:
+    return f"Subject: {subject}\r\nFrom: Ann <ann@example.org>\r\n\r\n".encode() + body
+
+
+async def _put(house: House, raw: bytes, **changes: Any) -> None:
+    delivery = a_delivery(organisation_id=house.organisation_id)
+    await house.stores.queue.put(an_envelope(raw, **{"deliveries": (delivery,), **changes}), raw)
+
+
+@asynccontextmanager
+async def _consuming(house: House, **changes: Any) -> AsyncIterator[tuple[Consumer, Wakeups]]:
+    wakeups = Wakeups()
+    settings = ConsumerSettings(**{"workers": 1, "retry_seconds": 0.05, **changes})
+    stores = house.stores
+    consumer = Consumer(
+        stores.queue, stores.bodies, stores.database, wakeups, settings, lambda: datetime.now(UTC)
+    )
+    await consumer.start()
+    try:
+        yield consumer, wakeups
+    finally:
+        await consumer.stop()
+
+
+async def _list(house: House) -> list[Listed]:
+    return await house.stores.database.read(
+        messages.find, house.organisation_id, MessageQuery(), limit=200
+    )
+
+
+async def _until_stored(house: House, wakeups: Wakeups, count: int) -> list[Listed]:
+    async with asyncio.timeout(60), wakeups.watch(house.organisation_id) as woken:
+        while len(found := await _list(house)) < count:
+            await woken.wait(1)
+    return found
+
+
+async def _until_empty(house: House) -> None:
+    async with asyncio.timeout(60):
+        while (depth := await house.stores.queue.depth()).waiting or depth.leased:
+            await asyncio.sleep(0.01)
+
+
+async def _content(house: House, message: Listed) -> Content:
+    blob = await house.stores.bodies.content(BodyKey(message.transaction, house.organisation_id))
+    assert blob is not None
+    return unpack_content(blob.zstd)
+
+
+async def test_makes_accepted_mail_visible_and_empties_the_queue(house: House) -> None:
+    raw = _mail("hello")
+    async with _consuming(house) as (_, wakeups):
+        await _put(house, raw)
+
+        [message] = await _until_stored(house, wakeups, 1)
+        await _until_empty(house)
+
+    assert (message.subject, message.sender.address) == ("hello", "ann@example.org")
+    key = BodyKey(message.transaction, house.organisation_id)
+    blob = await house.stores.bodies.raw(key)
+    assert blob is not None
+    assert unpack_bytes(blob.zstd) == raw
+
+
+async def test_makes_one_message_of_each_recipient_over_one_body(house: House) -> None:
+    recipients = [f"qa+{n}@mail.example.com" for n in range(3)]
+    deliveries = tuple(a_delivery(r, house.organisation_id) for r in recipients)
+    async with _consuming(house) as (_, wakeups):
+        await _put(house, _mail("to three"), deliveries=deliveries)
+
+        found = await _until_stored(house, wakeups, 3)
+
+    assert {message.address for message in found} == set(recipients)
+    assert len({message.transaction for message in found}) == 1
+    assert len(await house.stores.bodies.keys(None, 10)) == 1
+
+
+async def test_stores_a_replayed_mail_once(house: House) -> None:
+    raw = _mail("again")
+    envelope = an_envelope(raw, deliveries=(a_delivery(organisation_id=house.organisation_id),))
+    async with _consuming(house):
+        for _ in range(3):
+            await house.stores.queue.put(envelope, raw)
+        await _until_empty(house)
+
+    [message] = await _list(house)
+    assert message.sequence == 1
+
+
+async def test_recognises_what_postfix_delivers_again_by_its_queue_id(house: House) -> None:
+    async with _consuming(house):
+        for queue_id in ("4Zk1", "4Zk1", "4Zk2"):
+            await _put(house, _mail("once more"), queue_id=queue_id)
+        await _until_empty(house)
+
+    assert len(await _list(house)) == 2
+
+
+async def test_keeps_identical_mails_of_two_transactions_apart(house: House) -> None:
+    async with _consuming(house):
+        for _ in range(2):
+            await _put(house, _mail("twin"))
+        await _until_empty(house)
+
+    assert len(await _list(house)) == 2
+
+
+async def test_a_mail_deleted_meanwhile_does_not_come_back(house: House) -> None:
+    raw = _mail("gone")
+    envelope = an_envelope(raw, deliveries=(a_delivery(organisation_id=house.organisation_id),))
+    async with _consuming(house) as (_, wakeups):
+        await house.stores.queue.put(envelope, raw)
+        [message] = await _until_stored(house, wakeups, 1)
+        now = datetime.now(UTC)
+        await house.stores.database.write(
+            messages.delete, house.organisation_id, message.id, now=now
+        )
+
+        await house.stores.queue.put(envelope, raw)
+        await _until_empty(house)
+
+    assert await _list(house) == []
+
+
+async def test_a_killed_parser_costs_no_mail(house: House) -> None:
+    async with _consuming(house) as (consumer, wakeups):
+        for number in range(150):
+            await _put(house, _mail(str(number)))
+            if number % 50 == 25:
+                for pid in consumer.parser_pids:
+                    os.kill(pid, signal.SIGKILL)
+        found = await _until_stored(house, wakeups, 150)
+        await _until_empty(house)
+
+    assert len({message.subject for message in found}) == 150
+
+
+async def test_a_mail_that_kills_parsers_is_kept_unparsed_and_its_neighbours_are_unharmed(
+    house: House,
+) -> None:
+    poison = _mail("poison", b"x" * (60 * 2**20))
+    settings = {"parser": ParserSettings(memory_bytes=200 * 2**20), "batch_bytes": 2**30}
+    for number in range(5):
+        await _put(house, _mail(f"before {number}"))
+    await _put(house, poison)
+    await _put(house, _mail("after"))
+
+    async with _consuming(house, **settings) as (_, wakeups):
+        found = await _until_stored(house, wakeups, 7)
+
+    [unparsed] = [message for message in found if message.unparsed]
+    assert unparsed.subject == "poison"
+    assert "unparsed" in (await _content(house, unparsed)).defects
+    key = BodyKey(unparsed.transaction, house.organisation_id)
+    blob = await house.stores.bodies.raw(key)
+    assert blob is not None
+    assert unpack_bytes(blob.zstd) == poison
+
+
+def _forbid(session: Session, subject: str) -> None:
+    session.execute(
+        text(
+            "CREATE TRIGGER forbid BEFORE INSERT ON messages"
+            f" WHEN new.subject = '{subject}' BEGIN SELECT raise(ABORT, 'forbidden'); END"
+        )
+    )
+
+
+async def test_a_mail_that_cannot_be_stored_is_parked_and_its_neighbours_are_stored(
+    house: House,
+) -> None:
+    await house.stores.database.write(_forbid, "unstorable")
+    for subject in ("one", "unstorable", "two"):
+        await _put(house, _mail(subject))
+
+    async with _consuming(house) as (_, wakeups):
+        found = await _until_stored(house, wakeups, 2)
+        await _until_empty(house)
+
+    assert {message.subject for message in found} == {"one", "two"}
+    [parked] = await house.stores.queue.parked(10)
+    assert await house.stores.queue.parked_raw(parked.receipt) == _mail("unstorable")
+    assert parked.reason == "could not be stored: IntegrityError"

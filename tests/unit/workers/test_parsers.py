@@ -1,0 +1,77 @@
+"""Parsing processes: real children, really killed."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from mailtape.mime.pack import unpack_bytes, unpack_content
+from mailtape_workers.parsers import Parser, ParserDied, ParserSettings
+
+RAW = b"Subject: hello\r\nFrom: a@example.org\r\n\r\ntext\r\n"
+
+
+async def test_understands_mails_in_order() -> None:
+    parser = Parser(ParserSettings())
+    raws = [RAW.replace(b"hello", str(n).encode()) for n in range(20)]
+
+    packed = await parser.understand(raws)
+
+    parser.close()
+    assert [each.summary.subject for each in packed] == [str(n) for n in range(20)]
+    assert [unpack_bytes(each.raw.zstd) for each in packed] == raws
+    assert unpack_content(packed[0].content.zstd).text == "text\n"
+
+
+async def test_starts_a_new_child_after_one_was_killed() -> None:
+    parser = Parser(ParserSettings())
+    await parser.start()
+    first = parser.pid
+    assert first is not None
+
+    os.kill(first, signal.SIGKILL)
+    with contextlib.suppress(ParserDied):  # or it is seen to be dead before it is asked
+        await parser.understand([RAW])
+
+    [packed] = await parser.understand([RAW])
+    parser.close()
+    assert packed.summary.subject == "hello"
+    assert parser.pid != first
+
+
+async def test_kills_a_child_that_misses_its_deadline() -> None:
+    parser = Parser(ParserSettings(deadline_seconds=0.5))
+    await parser.start()
+    assert parser.pid is not None
+    os.kill(parser.pid, signal.SIGSTOP)
+
+    async with asyncio.timeout(10):
+        with pytest.raises(ParserDied):
+            await parser.understand([RAW])
+
+    parser.close()
+
+
+async def test_a_child_ends_when_its_parent_hangs_up() -> None:
+    parser = Parser(ParserSettings())
+    await parser.start()
+    pid = parser.pid
+
+    parser.close()
+
+    assert not Path(f"/proc/{pid}").exists()
+
+
+async def test_a_child_dies_of_too_much_memory_and_only_the_child() -> None:
+    parser = Parser(ParserSettings(memory_bytes=300 * 2**20))
+    await parser.start()
+
+    with pytest.raises(ParserDied):
+        await parser.understand([RAW + b"x" * (200 * 2**20)])
+
+    [packed] = await parser.understand([RAW])
+    parser.close()
+    assert packed.summary.subject == "hello"
