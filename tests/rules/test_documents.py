@@ -1,0 +1,34 @@
+"""The documents say what is so: names that import, a README of one screen or two."""
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+NAME = re.compile(r"`(mailtape\w*(?:\.\w+)*)(?::(\w+(?:\.\w+)*))?`")
+ARCHITECTURE = (ROOT / "docs/ARCHITECTURE.md").read_text("utf-8")
+STEPS = re.findall(r"^\| (\d+) \|(.*)", ARCHITECTURE, re.MULTILINE)
+NAMES = {
+    *NAME.findall("\n".join(rest for _, rest in STEPS)),
+    *((module, attribute) for module, attribute in NAME.findall(ARCHITECTURE) if attribute),
+}
+
+
+@pytest.mark.parametrize(("module", "attribute"), sorted(NAMES))
+def test_a_name_in_the_architecture_page_imports(module: str, attribute: str) -> None:
+    found: object = importlib.import_module(module)
+
+    for part in attribute.split(".") if attribute else []:
+        found = getattr(found, part)
+
+
+def test_every_step_of_the_flow_index_names_its_function() -> None:
+    assert [int(number) for number, _ in STEPS] == list(range(1, len(STEPS) + 1))
+    assert len(STEPS) >= 7
+    assert [number for number, rest in STEPS if not NAME.search(rest)] == []
+
+
+def test_the_readme_stays_short() -> None:
+    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 80
