@@ -73,6 +73,19 @@ class Listed:
 
 
 @dataclass(frozen=True, slots=True)
+class Reception:
+    """How a message came in, as far as its own organisation may know."""
+
+    protocol: str
+    mail_from: str
+    rcpt_to: tuple[str, ...]
+    """Recipients of the same mail in this organisation; any other would give away a Bcc."""
+    client_address: str
+    helo: str
+    tls: str
+
+
+@dataclass(frozen=True, slots=True)
 class Content:
     """What the detail page shows beyond the summary."""
 

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from mailtape.domain.address import mailbox_of, normalise
 from mailtape.domain.ids import IngestId, MessageId, OrganisationId
-from mailtape.domain.message import Listed, Mailbox
+from mailtape.domain.message import Listed, Mailbox, Reception
 from mailtape.domain.query import MessageQuery, terms
 from mailtape.rows import search
 from mailtape.rows.base import Id, Key, MailAddress, NumberKey, Row, from_us
@@ -160,30 +160,53 @@ def first_match_after(
     return (listed(found) if found else None), last or 0
 
 
-def get(session: Session, organisation_id: OrganisationId, message_id: MessageId) -> Message | None:
-    """Read one message."""
-    return session.scalar(
-        select(Message).where(Message.organisation_id == organisation_id, Message.id == message_id)
+def get(
+    session: Session, organisation_id: OrganisationId, message_id: MessageId
+) -> tuple[Listed, Reception] | None:
+    """Read one message and how it came in."""
+    columns = (
+        *LISTED,
+        Message.protocol,
+        Message.mail_from,
+        Message.client_address,
+        Message.helo,
+        Message.tls,
+    )
+    found = session.execute(
+        select(*columns).where(Message.organisation_id == organisation_id, Message.id == message_id)
+    ).first()
+    if found is None:
+        return None
+    low, high = _same_millisecond(message_id)
+    recipients = session.scalars(
+        select(Message.recipient)
+        .where(
+            Message.organisation_id == organisation_id,
+            Message.id.between(low, high),
+            Message.ingest_id == found.ingest_id,
+        )
+        .order_by(Message.sequence)
+    )
+    return listed(found[: len(LISTED)]), Reception(
+        protocol=found.protocol,
+        mail_from=found.mail_from,
+        rcpt_to=tuple(recipients),
+        client_address=found.client_address,
+        helo=found.helo,
+        tls=found.tls,
     )
 
 
-def recipients(session: Session, message: Message) -> list[str]:
-    """Name the organisation's recipients of the mail that a message comes from.
-
-    Never those of another organisation: they would give away a Bcc.
-    """
-    low, high = _same_millisecond(message.id)
-    return list(
-        session.scalars(
-            select(Message.recipient)
-            .where(
-                Message.organisation_id == message.organisation_id,
-                Message.id.between(low, high),
-                Message.ingest_id == message.ingest_id,
-            )
-            .order_by(Message.sequence)
+def transaction_of(
+    session: Session, organisation_id: OrganisationId, message_id: MessageId
+) -> IngestId | None:
+    """Name the transaction of a message: with the organisation it is the key of its body."""
+    found = session.scalar(
+        select(Message.ingest_id).where(
+            Message.organisation_id == organisation_id, Message.id == message_id
         )
     )
+    return None if found is None else IngestId(found)
 
 
 def update(

@@ -1,8 +1,9 @@
 """What an organisation has used, by calendar month in UTC."""
 
 from sqlalchemy import String
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, Session, mapped_column
 
+from mailtape.domain.ids import OrganisationId
 from mailtape.rows.base import Id, Row
 
 
@@ -19,3 +20,8 @@ class Usage(Row):
     emails_forgotten: Mapped[int] = mapped_column(default=0)
     """How many of them no event tells of any more: `emails` less this is a count of events."""
     api_calls: Mapped[int] = mapped_column(default=0)
+
+
+def find(session: Session, organisation_id: OrganisationId, period: str) -> Usage | None:
+    """Read a month; None when nothing was used in it."""
+    return session.get(Usage, (organisation_id, period))

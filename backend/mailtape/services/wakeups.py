@@ -10,7 +10,11 @@ from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from mailtape.domain.errors import TooMany
 from mailtape.domain.ids import OrganisationId
+
+MOST_WATCHES = 500
+"""Of one organisation at a time: each is an open connection, and all are woken together."""
 
 
 class Watch:
@@ -60,7 +64,13 @@ class Wakeups:
 
     @asynccontextmanager
     async def watch(self, organisation_id: OrganisationId) -> AsyncIterator[Watch]:
-        """Watch an organisation for as long as the context lasts."""
+        """Watch an organisation for as long as the context lasts.
+
+        Raises:
+            TooMany: it is watched by `MOST_WATCHES` already.
+        """
+        if len(self._watches.get(organisation_id, ())) >= MOST_WATCHES:
+            raise TooMany("Too many requests are waiting already.", retry_after=5)
         watch = Watch()
         self._watches[organisation_id].add(watch)
         try:

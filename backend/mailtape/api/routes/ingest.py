@@ -1,0 +1,83 @@
+"""`POST /ingest`: mail handed over by HTTP, kept by the same step as on the wire."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Request, Response
+
+from mailtape.api import auth, errors
+from mailtape.api.deps import GivenClient, GivenParts, Now
+from mailtape.api.schemas.ingest import IngestReceipt
+from mailtape.domain.errors import Invalid, Unavailable
+from mailtape.metrics import MESSAGES_ACCEPTED
+from mailtape.services import ingest
+
+router = APIRouter(tags=["Ingest"])
+
+MOST_RECIPIENTS = 1000
+"""As SMTP takes at least 100 (RFC 5321, section 4.5.3.1.8) and Postfix 1000."""
+
+
+@router.post(
+    "/ingest",
+    status_code=202,
+    response_model=IngestReceipt,
+    responses=errors.responses(Invalid, Unavailable),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"message/rfc822": {"schema": {"type": "string", "format": "binary"}}},
+        }
+    },
+)
+async def ingest_mail(
+    request: Request,
+    parts: GivenParts,
+    _principal: auth.Ingest,
+    client: GivenClient,
+    now: Now,
+    recipient: Annotated[
+        list[Annotated[str, Query(max_length=320)]],
+        Query(min_length=1, max_length=MOST_RECIPIENTS, description="Give it once for each."),
+    ],
+    sender: Annotated[
+        str, Query(max_length=320, description="The reverse path; empty for a bounce.")
+    ] = "",
+    idempotency_key: Annotated[
+        str,
+        Header(
+            max_length=255,
+            pattern=r"^[\x21-\x7e]*$",
+            description="The same mail under the same key becomes one message, however often.",
+        ),
+    ] = "",
+) -> IngestReceipt | Response:
+    """Hand over a mail. 202 means that it is durable for every recipient marked `accepted`.
+
+    When no recipient is accepted nothing is kept, and the answer is 422.
+    """
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != (
+        "message/rfc822"
+    ):
+        return errors.problem(415, "unsupported_media_type", "The body must be message/rfc822.")
+    raw = await request.body()  # bounded on the way by `api.middleware.BodyLimit`
+    if not raw:
+        raise Invalid("The body is empty.", code="empty_body")
+    done = await ingest.ingest(
+        parts.queue,
+        parts.recipients,
+        raw,
+        now_us=int(now.timestamp() * 1_000_000),
+        sender=sender,
+        addresses=recipient,
+        client_address=client.address,
+        idempotency_key=idempotency_key,
+    )
+    if done.id is None:
+        faults = [
+            {"detail": r.status, "field": "recipient", "code": "recipient_refused"}
+            for r in done.recipients
+        ]
+        return errors.problem(422, "no_recipient", "No recipient takes this mail.", errors=faults)
+    accepted = sum(r.status == ingest.ACCEPTED for r in done.recipients)
+    MESSAGES_ACCEPTED.labels("http").inc(accepted)
+    return IngestReceipt.of(done.id, done.recipients)

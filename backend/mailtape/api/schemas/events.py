@@ -1,0 +1,32 @@
+"""Events as the stream shows them."""
+
+from typing import Self
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from mailtape.api.schemas.messages import MessageItem
+from mailtape.domain import ids
+from mailtape.domain.event import StoredEvent
+
+
+class EventData(BaseModel):
+    """The `data` of one event."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    type: str = Field(description="The same as `event`.")
+    sequence: int = Field(description="The same as `id`.")
+    id: str = Field(description="The message's id.")
+    created_at: AwareDatetime
+    message: MessageItem | None = Field(description="As lists show it; null once it is deleted.")
+
+    @classmethod
+    def of(cls, event: StoredEvent) -> Self:
+        """Show an event."""
+        return cls(
+            type=event.kind,
+            sequence=event.sequence,
+            id=ids.to_text(event.message_id),
+            created_at=event.created_at,
+            message=None if event.message is None else MessageItem.of(event.message),
+        )
