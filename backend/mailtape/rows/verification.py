@@ -164,7 +164,7 @@ def months(session: Session, organisation_id: OrganisationId) -> list[Month]:
         .where(Event.organisation_id == organisation_id, Event.kind == MESSAGE_STORED)
         .group_by(Event.period)
     )
-    counted = dict(session.execute(by_period).tuples())
+    counted = {row[0]: row[1] for row in session.execute(by_period)}
     kept = {
         row.period: row
         for row in session.scalars(select(Usage).where(Usage.organisation_id == organisation_id))
