@@ -1,0 +1,44 @@
+"""The arithmetic of the bench: a wrong quantile or verdict would be believed."""
+
+import pytest
+
+from bench.figures import Figure, as_markdown, as_text, at_least, at_most, quantile
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.50, 51.0), (0.95, 96.0), (0.99, 100.0)])
+def test_a_quantile_of_1_to_101_is_what_it_says(share: float, expected: float) -> None:
+    assert quantile([float(number) for number in range(101, 0, -1)], share) == expected
+
+
+def test_a_p99_of_many_equal_times_ignores_one_outlier() -> None:
+    assert quantile([2.0] * 999 + [500.0], 0.99) == 2.0
+
+
+def test_a_rate_is_met_on_the_border_and_above() -> None:
+    assert [at_least(0.13).is_met_by(value) for value in (0.129, 0.13, 0.2)] == [False, True, True]
+
+
+def test_a_time_is_met_on_the_border_and_below() -> None:
+    assert [at_most(60).is_met_by(value) for value in (59.9, 60, 60.1)] == [True, True, False]
+
+
+def test_the_table_says_what_was_missed() -> None:
+    figures = [
+        Figure("accepted", 0.15, "ratio", at_least(0.13), "of the sink"),
+        Figure("list", 41.2, "ms", at_most(30)),
+        Figure("detail", 2.04, "ms"),
+    ]
+
+    rows = as_text(figures).splitlines()
+
+    assert [row.split() for row in rows[1:]] == [
+        ["accepted", "0.150", "≥", "0.13", "met", "of", "the", "sink"],
+        ["list", "41.2", "ms", "≤", "30", "MISSED"],
+        ["detail", "2.0", "ms"],
+    ]
+
+
+def test_the_page_has_one_row_a_figure() -> None:
+    table = as_markdown([Figure("memory, idle", 123.4, "MB", at_most(300))])
+
+    assert table.splitlines()[-1] == "| memory, idle | 123 MB | ≤ 300 | met |  |"
