@@ -2,12 +2,13 @@
 
 import shutil
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import httpx
 import pytest
 
-from installation import Installation, open_installation
+from installation import Installation, Installed, open_installation, settings
 from mailtape.rows import schema
 
 
@@ -20,10 +21,20 @@ def migrated_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-async def installation(tmp_path: Path, migrated_rows: Path) -> AsyncIterator[Installation]:
+def installed(tmp_path: Path, migrated_rows: Path) -> Installed:
+    """Opens an installation of this test's own with settings of its own, once."""
+
+    def install(**changes: object) -> AbstractAsyncContextManager[Installation]:
+        shutil.copy(migrated_rows, tmp_path / "rows.sqlite3")
+        return open_installation(tmp_path, api=settings(**changes))
+
+    return install
+
+
+@pytest.fixture
+async def installation(installed: Installed) -> AsyncIterator[Installation]:
     """A whole installation of this test's own."""
-    shutil.copy(migrated_rows, tmp_path / "rows.sqlite3")
-    async with open_installation(tmp_path) as opened:
+    async with installed() as opened:
         yield opened
 
 

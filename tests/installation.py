@@ -4,8 +4,8 @@ The fixture `installation` of `tests/conftest.py` opens one; its methods make th
 tokens that a test is about, straight in the rows.
 """
 
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -97,6 +97,10 @@ class Installation:
     def as_bearer(self, token: str | None) -> dict[str, str]:
         """Make the header that says who calls; none for nobody."""
         return {} if token is None else {"Authorization": f"Bearer {token}"}
+
+
+Installed = Callable[..., AbstractAsyncContextManager[Installation]]
+"""Opens an installation with some settings changed."""
 
 
 def settings(**changes: object) -> ApiSettings:

@@ -44,14 +44,7 @@ async def authenticate(parts: Parts, token: str, now: datetime) -> Principal:
     """
     settings = parts.settings
     if "." in token:
-        return await sessions.authenticate(
-            parts.database,
-            token,
-            keys=settings.keys,
-            issuer=settings.backend_url,
-            rules=settings.sessions,
-            now=now,
-        )
+        return await sessions.authenticate(parts.database, settings.issuer, token, now)
     return await tokens.authenticate(parts.database, settings.keys.token_salt, token, now)
 
 

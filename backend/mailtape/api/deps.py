@@ -13,13 +13,14 @@ from fastapi import Depends, Request
 
 from mailtape.domain import ids
 from mailtape.domain.errors import NotFound
-from mailtape.domain.session import SessionRules
+from mailtape.domain.session import USER_AGENT_CHARACTERS, Client, FailureRules, SessionRules
 from mailtape.ports.bodies import Bodies
 from mailtape.ports.limits import FailureLimits
 from mailtape.ports.queue import Queue
 from mailtape.rows.database import Database
 from mailtape.services.passwords import Passwords
 from mailtape.services.recipients import Recipients
+from mailtape.services.sessions import Issuer
 from mailtape.services.tokens import Keys
 from mailtape.services.wakeups import Wakeups
 
@@ -42,12 +43,18 @@ class ApiSettings:
     default_tier: str = "free"
     """Where a new organisation starts."""
     sessions: SessionRules = field(default_factory=SessionRules)
+    failures: FailureRules = field(default_factory=FailureRules)
     message_max_bytes: int = 30 * MIB
     """The largest mail that `POST /ingest` takes."""
     max_json_bytes: int = 256 * KIB
     """The largest request body elsewhere."""
     wait_limit: timedelta = timedelta(seconds=60)
     """The longest `timeout` of a waiting request."""
+
+    @property
+    def issuer(self) -> Issuer:
+        """What access and refresh tokens are made and read with."""
+        return Issuer(self.backend_url, self.keys, self.sessions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +71,6 @@ class Parts:
     passwords: Passwords
     clock: Callable[[], datetime]
     """The time in UTC; it must go on by itself."""
-
-
-@dataclass(frozen=True, slots=True)
-class Client:
-    """Where a request comes from."""
-
-    address: str
-    """The peer's IP address; a proxy's word counts only where the server was told to trust it."""
-    user_agent: str
-    """As sent, cut to its limit."""
-
-
-USER_AGENT_CHARACTERS = 400
 
 
 async def parts_of(request: Request) -> Parts:

@@ -18,8 +18,29 @@ from fastapi.responses import RedirectResponse
 from mailtape.api import documentation, errors
 from mailtape.api.deps import Parts
 from mailtape.api.middleware import BodyLimit, CatchBugs, SafeHeaders
+from mailtape.api.routes import (
+    accounts,
+    addresses,
+    events,
+    ingest,
+    messages,
+    operation,
+    tokens,
+    usage,
+    view,
+)
 
-_ROUTES: tuple[ModuleType, ...] = ()
+_ROUTES: tuple[ModuleType, ...] = (
+    accounts,
+    tokens,
+    addresses,
+    messages,
+    view,
+    events,
+    ingest,
+    usage,
+    operation,
+)
 
 _DESCRIPTION = """
 Mailtape records every e-mail that software sends, for developers to read.

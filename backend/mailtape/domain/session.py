@@ -31,6 +31,28 @@ class SessionRules:
 
 
 @dataclass(frozen=True, slots=True)
+class FailureRules:
+    """How many failures to prove who one is are borne; successes count nothing."""
+
+    per_account: int = 5
+    per_client: int = 100
+    window: timedelta = timedelta(minutes=15)
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Where a request comes from."""
+
+    address: str
+    """The peer's IP address; a proxy's word counts only where the server was told to trust it."""
+    user_agent: str
+    """As sent, cut to `USER_AGENT_CHARACTERS`."""
+
+
+USER_AGENT_CHARACTERS = 400
+
+
+@dataclass(frozen=True, slots=True)
 class SessionFacts:
     """What a row knows of a session."""
 

@@ -38,6 +38,11 @@ def find_by_slug(session: Session, slug: str) -> Organisation | None:
     return session.scalar(select(Organisation).where(Organisation.slug == slug))
 
 
+def lock(session: Session, organisation_id: OrganisationId) -> Organisation:
+    """Read an organisation and hold its row until the end of the transaction."""
+    return session.get_one(Organisation, organisation_id, with_for_update=True)
+
+
 def take_sequences(
     session: Session, organisation_id: OrganisationId, events: int, storage_bytes: int
 ) -> int:

@@ -72,40 +72,53 @@ def find_sign_in(session: Session, session_id: SessionId) -> SignIn | None:
 
 
 def find_refresh(session: Session, token_hash: bytes) -> RefreshToken | None:
-    """Read a refresh token by its hash, used or not."""
-    return session.scalar(select(RefreshToken).where(RefreshToken.token_hash == token_hash))
-
-
-def find_refresh_by_number(session: Session, number: int) -> RefreshToken | None:
-    """Read a refresh token by its number."""
-    return session.get(RefreshToken, number)
-
-
-def use_refresh(session: Session, token: RefreshToken, successor: RefreshToken) -> bool:
-    """Use a token up and write its successor; False when somebody was quicker."""
-    used = changed(
-        session,
-        update(RefreshToken)
-        .where(RefreshToken.number == token.number, RefreshToken.used_at.is_(None))
-        .values(used_at=successor.created_at),
+    """Read a refresh token by its hash, used or not; a writer holds its row until the end."""
+    return session.scalar(
+        select(RefreshToken).where(RefreshToken.token_hash == token_hash).with_for_update()
     )
-    if used:
-        session.add(successor)
-        session.flush()
-        session.execute(
-            update(RefreshToken)
-            .where(RefreshToken.number == token.number)
-            .values(successor=successor.number)
-        )
-    return used
+
+
+def owner_of_refresh(session: Session, token_hash: bytes) -> UserId | None:
+    """Tell whose refresh token this is."""
+    found = session.scalar(
+        select(SessionRow.user_id)
+        .join(RefreshToken, RefreshToken.session_id == SessionRow.id)
+        .where(RefreshToken.token_hash == token_hash)
+    )
+    return None if found is None else UserId(found)
+
+
+def is_used(session: Session, number: int) -> bool:
+    """Tell whether the refresh token of this number has been used."""
+    return (
+        session.scalar(select(RefreshToken.used_at).where(RefreshToken.number == number))
+        is not None
+    )
+
+
+def use_refresh(session: Session, token: RefreshToken, successor: RefreshToken) -> None:
+    """Use a token up and write its successor."""
+    session.add(successor)
+    session.flush()
+    token.used_at = successor.created_at
+    token.successor = successor.number
 
 
 def live_of_user(
-    session: Session, user_id: UserId, after: bytes | None, most: int
+    session: Session,
+    user_id: UserId,
+    *,
+    created_since: datetime,
+    seen_since: datetime,
+    after: bytes | None,
+    most: int,
 ) -> Sequence[SessionRow]:
-    """List a user's sessions that are not revoked, newest first, from below `after` on."""
+    """List a user's sessions that have not ended, newest first, from below `after` on."""
     chosen = select(SessionRow).where(
-        SessionRow.user_id == user_id, SessionRow.revoked_at.is_(None)
+        SessionRow.user_id == user_id,
+        SessionRow.revoked_at.is_(None),
+        SessionRow.created_at > created_since,
+        SessionRow.last_seen_at > seen_since,
     )
     if after is not None:
         chosen = chosen.where(SessionRow.id < after)

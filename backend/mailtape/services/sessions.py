@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 
 from mailtape.domain import ids
 from mailtape.domain.account import Principal, Role, Status, scopes_of
-from mailtape.domain.errors import Forbidden, NotFound, TooMany, Unauthenticated
+from mailtape.domain.errors import NotFound, TooMany, Unauthenticated
 from mailtape.domain.ids import OrganisationId, SessionId, UserId
 from mailtape.domain.session import (
     Client,
@@ -103,9 +103,7 @@ def open_session(
     return Grant(user, Role(membership.role), organisation, SessionId(row.id), text, now)
 
 
-async def authenticate(
-    database: Database, issuer: Issuer, token: str, now: datetime
-) -> Principal:
+async def authenticate(database: Database, issuer: Issuer, token: str, now: datetime) -> Principal:
     """Recognise an access token and see that its session, user and organisation still stand.
 
     Raises:
@@ -113,14 +111,11 @@ async def authenticate(
         Forbidden: `organisation_suspended`.
         Unavailable: cannot tell at the moment.
     """
-    claims = access_tokens.read(
-        token, secret=issuer.keys.jwt_secret, issuer=issuer.name, now=now
-    )
+    claims = access_tokens.read(token, secret=issuer.keys.jwt_secret, issuer=issuer.name, now=now)
     found = await database.read(sessions.find_sign_in, claims.session_id)
     if found is None or found.session.user_id != claims.user_id:
         raise _ended()
     role = _standing(found, issuer.rules, now)
-    check_organisation(found.organisation.status)
     return Principal(
         organisation_id=OrganisationId(found.organisation.id),
         scopes=scopes_of(role),
@@ -151,7 +146,7 @@ async def refresh(
         Forbidden: `organisation_suspended`.
         TooMany: too many failures from here or on this account.
     """
-    token_hash = hash_token(issuer.keys.token_salt, text[:MOST_REFRESH_CHARACTERS])
+    token_hash = _hash(issuer, text)
     owner = await database.read(sessions.owner_of_refresh, token_hash)
     counted = _failure_limits(owner, client, failures)
     now = clock()
@@ -166,9 +161,65 @@ async def refresh(
     if grant is None:
         await limits.count(counted, now)
         raise _reused() if verdict is RefreshVerdict.REPLAYED else _invalid()
-    check_organisation(grant.organisation.status)
     await _outlast(grant.granted_at + issuer.rules.overlap, clock)
     return grant
+
+
+async def find(
+    database: Database,
+    user_id: UserId,
+    rules: SessionRules,
+    *,
+    after: bytes | None,
+    most: int,
+    now: datetime,
+) -> Sequence[sessions.SessionRow]:
+    """List a person's sessions that have not ended, newest first."""
+    return await database.read(
+        sessions.live_of_user,
+        user_id,
+        created_since=now - rules.absolute_limit,
+        seen_since=now - rules.idle_limit,
+        after=after,
+        most=most,
+    )
+
+
+async def end(
+    database: Database, user_id: UserId, session_id: SessionId, reason: str, now: datetime
+) -> None:
+    """End one of a person's sessions; its access tokens are refused from this moment on.
+
+    Raises:
+        NotFound: the person has no live one of this id.
+    """
+    if not await database.write(sessions.revoke, user_id, session_id, reason, now):
+        raise NotFound("There is no such session.")
+
+
+async def end_all(database: Database, user_id: UserId, reason: str, now: datetime) -> None:
+    """End all sessions of a person."""
+    await database.write(sessions.revoke_all, user_id, reason, now)
+
+
+def end_replaced(
+    session: Session, issuer: Issuer, refresh_token: str | None, now: datetime
+) -> None:
+    """End the session of the refresh token that a browser brought along to its sign-in.
+
+    Whoever planted it there, or forgot it there, must not share what comes now.
+    """
+    if refresh_token is None:
+        return
+    token = sessions.find_refresh(session, _hash(issuer, refresh_token))
+    found = sessions.find_sign_in(session, SessionId(token.session_id)) if token else None
+    if found is not None:
+        _revoke(session, found, "replaced", now)
+
+
+def facts_of(row: sessions.SessionRow) -> SessionFacts:
+    """Take from a session's row what the rules ask for."""
+    return SessionFacts(row.created_at, row.last_seen_at, row.revoked_at)
 
 
 def _rotate(
@@ -191,45 +242,93 @@ def _rotate(
         same_client=found.session.user_agent == client.user_agent,
     )
     verdict = judge_refresh(facts, facts_of(found.session), issuer.rules, now)
-    match verdict:
-        case RefreshVerdict.REPLAYED:
-            user_id, session_id = UserId(found.user.id), SessionId(found.session.id)
-            sessions.revoke(session, user_id, session_id, "refresh_token_reused", now)
-            return verdict, None
-        case RefreshVerdict.OVER:
-            return verdict, None
-        case RefreshVerdict.ROTATE | RefreshVerdict.REPEAT if text is None:
-            return verdict, None
-        case RefreshVerdict.ROTATE | RefreshVerdict.REPEAT:
-            pass
-    if not _may_go_on(found):
-        return RefreshVerdict.OVER, None
+    if verdict is RefreshVerdict.REPLAYED:
+        _revoke(session, found, "refresh_token_reused", now)
+    if text is None or verdict not in {RefreshVerdict.ROTATE, RefreshVerdict.REPEAT}:
+        return verdict, None
+    role = _standing(found, issuer.rules, now)
     successor = _successor_of(issuer, text)
-    if verdict is RefreshVerdict.ROTATE:
-        sessions.use_refresh(
-            session, token, _refresh_row(issuer, token.session_id, successor, now)
-        )
-        found.session.last_seen_at = now
+    if token.used_at is None:
+        row = _refresh_row(issuer, found.session.id, successor, now)
+        sessions.use_refresh(session, token, row)
+        found.session.last_seen_at = found.user.last_seen_at = now
         found.session.user_agent = client.user_agent
         found.session.client_address = client.address
-        found.user.last_seen_at = now
+    session_id = SessionId(found.session.id)
+    used_at = token.used_at or now
+    return verdict, Grant(found.user, role, found.organisation, session_id, successor, used_at)
 
 
-async def find(
-    database: Database,
-    user_id: UserId,
-    rules: SessionRules,
-    *,
-    after: bytes | None,
-    most: int,
-    now: datetime,
-) -> Sequence[sessions.SessionRow]:
-    """List a person's sessions that have not ended, newest first."""
-    return await database.read(
-        sessions.live_of_user,
-        user_id,
-        created_since=now - rules.absolute_limit,
-        seen_since=now - rules.idle_limit,
-        after=after,
-        most=most,
+def _standing(found: sessions.SignIn, rules: SessionRules, now: datetime) -> Role:
+    """Give the role in which somebody acts; an error when they no longer may."""
+    if (
+        found.membership is None
+        or found.user.status != Status.ACTIVE
+        or is_over(facts_of(found.session), rules, now)
+    ):
+        raise _ended()
+    check_organisation(found.organisation.status)
+    return Role(found.membership.role)
+
+
+def _revoke(session: Session, found: sessions.SignIn, reason: str, now: datetime) -> None:
+    user_id, session_id = UserId(found.user.id), SessionId(found.session.id)
+    sessions.revoke(session, user_id, session_id, reason, now)
+
+
+def _refresh_row(
+    issuer: Issuer, session_id: bytes, text: str, now: datetime
+) -> sessions.RefreshToken:
+    return sessions.RefreshToken(
+        session_id=session_id,
+        token_hash=_hash(issuer, text),
+        created_at=now,
+        expires_at=now + issuer.rules.refresh_lifetime,
+        used_at=None,
+        successor=None,
+    )
+
+
+def _successor_of(issuer: Issuer, text: str) -> str:
+    key = hmac.digest(issuer.keys.jwt_secret.encode(), b"refresh token", hashlib.sha256)
+    chance = hmac.digest(key, text.encode(), hashlib.sha256)
+    return REFRESH_PREFIX + urlsafe_b64encode(chance).rstrip(b"=").decode()
+
+
+def _hash(issuer: Issuer, text: str) -> bytes:
+    return hash_token(issuer.keys.token_salt, text)
+
+
+def _failure_limits(
+    owner: UserId | None, client: Client, rules: FailureRules
+) -> list[FailureLimit]:
+    limits = [FailureLimit("client", client.address, rules.per_client, rules.window)]
+    if owner is not None:
+        # Apart from sign-ins: a stolen token, sent again and again, must not lock its owner out.
+        account = FailureLimit("refresh/account", owner.hex(), rules.per_account, rules.window)
+        limits.append(account)
+    return limits
+
+
+async def _outlast(moment: datetime, clock: Callable[[], datetime]) -> None:
+    """Sleep until this moment has passed."""
+    left = moment - clock()
+    if left >= timedelta(0):
+        await asyncio.sleep((left + timedelta(milliseconds=5)).total_seconds())
+
+
+def _ended() -> Unauthenticated:
+    return Unauthenticated("This session has ended.", code="session_ended")
+
+
+def _reused() -> Unauthenticated:
+    return Unauthenticated(
+        "This refresh token was used before; its session has been ended.",
+        code="refresh_token_reused",
+    )
+
+
+def _invalid() -> Unauthenticated:
+    return Unauthenticated(
+        "This refresh token is unknown or has expired.", code="refresh_token_invalid"
     )
