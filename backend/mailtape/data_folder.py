@@ -92,10 +92,11 @@ class DataFolder:
             os.close(lock)
 
 
-def put_private(path: Path, content: bytes) -> bool:
-    """Write a file of mode 0600 as a whole and synced; False when there is one already.
+def put_private(path: Path, content: bytes) -> None:
+    """Write a file of mode 0600: as a whole, synced, and in place of what was there.
 
-    Two processes that start at once do not write over each other: one of them finds the other's.
+    Raises:
+        OSError: it cannot be written; what was there is untouched.
     """
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     opened = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
@@ -104,14 +105,11 @@ def put_private(path: Path, content: bytes) -> bool:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        try:
-            os.link(draft, path)
-        except FileExistsError:
-            return False
-        sync_folder(path.parent)
-        return True
-    finally:
-        draft.unlink()
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
 
 
 def sync_folder(path: Path) -> None:

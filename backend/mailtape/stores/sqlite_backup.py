@@ -81,11 +81,15 @@ def _copy(source: sqlite3.Connection, target: Path) -> None:
         os.close(opened)
 
 
-def is_sound(path: Path) -> bool:
-    """Whether a file that nobody writes is a SQLite database whose pages hang together."""
+def is_sound(path: Path, *, at_rest: bool = False) -> bool:
+    """Whether a file is a SQLite database whose pages hang together.
+
+    `at_rest` promises that nobody writes it; then it may lie where we must not write either.
+    """
+    how = "immutable=1" if at_rest else "mode=ro"
     try:
-        with closing(sqlite3.connect(f"file:{path}?immutable=1", uri=True)) as connection:
+        with closing(sqlite3.connect(f"file:{path}?{how}", uri=True)) as connection:
             (answer,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-            return bool(answer == "ok")
     except sqlite3.DatabaseError:
         return False
+    return bool(answer == "ok")
