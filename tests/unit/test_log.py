@@ -1,0 +1,113 @@
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from mailtape.log import REDACTED, configure_log, scrub
+
+SECRETS = {
+    "password": "correct-horse-battery",
+    "admin_password": "staple-correct-horse",
+    "api_token": "mt_0123456789abcdef",
+    "token_hash": "9f86d081884c7d65",
+    "jwt_secret": "vN3kq0Zt7yXw2LrB9pHs4EdJ",
+    "api_token_salt": "Qe5Tz1Rb8WnYk3Vx7MgLs0Pd",
+    "Authorization": "Bearer eyJhbGciOiJIUzI1NiJ9",
+    "set-cookie": "refresh_token=s3ssion-v4lue",
+    "credentials": "plain-credentials",
+}
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    before, level = root.handlers, root.level
+    yield
+    root.handlers, root.level = before, level
+    logging.captureWarnings(capture=False)
+    structlog.reset_defaults()
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_no_secret_reaches_the_log_by_any_way(form: str) -> None:
+    written = io.StringIO()
+    configure_log("debug", form, written)  # type: ignore[arg-type]
+    log = structlog.get_logger("mailtape.test")
+
+    log.info("session.opened", **SECRETS)
+    log.info("session.opened", request={"headers": [SECRETS], "who": "qa"})
+    log.info("GET %s", f"/reset?token={SECRETS['api_token']}&x=1")
+    log.info("failed", error=ValueError(f"password={SECRETS['password']}"))
+    log.info("wire.heard", line=f"AUTH PLAIN {SECRETS['token_hash']}")
+    logging.getLogger("uvicorn.access").info('"%s"', f"/x?access_token={SECRETS['api_token']}")
+    logging.getLogger("a.library").warning("sent %s", SECRETS["Authorization"])
+    try:
+        _fail_with(SECRETS["password"])
+    except ValueError:
+        log.exception("work.failed")
+
+    text = written.getvalue()
+    assert len(text.splitlines()) >= 8
+    for secret in SECRETS.values():
+        assert secret.removeprefix("Bearer ") not in text
+        assert secret.removeprefix("refresh_token=") not in text
+
+
+def _fail_with(password: str) -> None:
+    if password:
+        raise ValueError("no reason given")
+
+
+def test_writes_one_json_object_a_line_with_facts() -> None:
+    written = io.StringIO()
+    configure_log("info", None, written)
+
+    with structlog.contextvars.bound_contextvars(ingest_id="0199"):
+        structlog.get_logger("mailtape.test").info("message.stored", recipients=2)
+    logging.getLogger("uvicorn.error").warning("shutting %s", "down")
+    structlog.get_logger().debug("never.shown")
+
+    ours, theirs = [json.loads(line) for line in written.getvalue().splitlines()]
+    assert ours["timestamp"].endswith("Z")
+    assert {k: ours[k] for k in ("event", "level", "logger", "recipients", "ingest_id")} == {
+        "event": "message.stored",
+        "level": "info",
+        "logger": "mailtape.test",
+        "recipients": 2,
+        "ingest_id": "0199",
+    }
+    assert (theirs["event"], theirs["level"]) == ("shutting down", "warning")
+
+
+def test_a_stranger_cannot_make_a_second_line() -> None:
+    written = io.StringIO()
+    configure_log("info", "json", written)
+
+    structlog.get_logger().info("wire.heard", helo='x\n{"event": "forged"}')
+
+    assert len(written.getvalue().splitlines()) == 1
+
+
+def test_warnings_of_the_interpreter_are_logged() -> None:
+    written = io.StringIO()
+    configure_log("info", "json", written)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logging.captureWarnings(capture=True)
+        warnings.warn("this is old", DeprecationWarning, stacklevel=1)
+        logging.captureWarnings(capture=False)
+
+    assert "this is old" in json.loads(written.getvalue())["event"]
+
+
+def test_figures_about_secrets_are_no_secrets() -> None:
+    assert scrub(None, "info", {"tokens": 3, "password": True, "token": "abc"}) == {
+        "tokens": 3,
+        "password": True,
+        "token": REDACTED,
+    }
