@@ -11,6 +11,9 @@ from typing import assert_never
 
 from mailtape.domain.ids import OrganisationId, SessionId, TokenId, UserId
 
+LOCAL_SLUG = "local"
+"""The organisation that every installation has from its first start."""
+
 
 class Status(StrEnum):
     """Whether a user or an organisation may act."""

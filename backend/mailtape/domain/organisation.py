@@ -5,9 +5,6 @@ import secrets
 import unicodedata
 from collections.abc import Iterator
 
-LOCAL = "local"
-"""The organisation that every installation has from its first start."""
-
 LONGEST_SLUG = 40
 """A DNS label may have 63 octets (RFC 1035, section 2.3.4); the rest is left for a number."""
 

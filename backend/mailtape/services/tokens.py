@@ -126,6 +126,8 @@ async def create(
         scopes=sorted(set(scopes)),
         created_at=now,
         expires_at=expires_at,
+        last_used_at=None,
+        revoked_at=None,
     )
     await database.write(Session.add, row)
     return NewToken(row, text)
