@@ -26,6 +26,8 @@ _SECRET_KEY = re.compile(
     r"|private.?key|signature)(s|_?hash)?$",
     re.IGNORECASE,
 )
+_REPEATED = frozenset({"color_message"})
+"""Keys of libraries that say the event again."""
 _CREDENTIAL = re.compile(
     r"(?P<before>\b(?:bearer|basic)\s+"
     r"|\b(?:auth (?:plain|login)|[a-z_-]*(?:password|secret|token|api[_-]?key|signature))"
@@ -65,13 +67,14 @@ def configure_log(
         library = logging.getLogger(name)
         library.handlers = []
         library.propagate = True
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # what was migrated we say ourselves
     logging.captureWarnings(capture=True)
 
 
 def scrub(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
     """Take secrets out of an event; the last processor before it is written."""
     del logger, method
-    return {key: _scrubbed(key, value) for key, value in event.items()}
+    return {key: _scrubbed(key, value) for key, value in event.items() if key not in _REPEATED}
 
 
 def _scrubbed(key: object, value: object) -> object:

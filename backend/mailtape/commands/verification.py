@@ -1,0 +1,57 @@
+"""`mailtape verifydata`: does everything that is kept still say the same?"""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+
+from mailtape.commands.folder import DataOption, existing, opened
+from mailtape.data_folder import DataFolder, FolderInUse
+from mailtape.services.verification import Tally, verify
+from mailtape.settings import Settings, read_settings
+from mailtape.stores.sqlite_backup import is_sound
+from mailtape.stores.sqlite_queue_contents import contents
+
+
+def verifydata(data: DataOption = None) -> None:
+    """Read every body, compute everything again, and name what does not agree.
+
+    Prints one line a finding. Exits 0 when there is none, 1 when there is.
+    """
+    settings = read_settings(data_dir=data)
+    folder = existing(settings)
+    with _still(folder):
+        damaged = [path for path in folder.databases if path.exists() and not is_sound(path)]
+        for path in damaged:
+            typer.echo(f"file_damaged: {path} is no whole SQLite file")
+        if damaged:
+            raise typer.Exit(1)
+        faults = asyncio.run(_verify(folder, settings))
+    raise typer.Exit(1 if faults else 0)
+
+
+@contextmanager
+def _still(folder: DataFolder) -> Iterator[None]:
+    """Keep servers away while we look; beside a running one say that it is not exact."""
+    try:
+        with folder.owned():
+            yield
+    except FolderInUse:
+        typer.echo("A server is running: what moves while we look may be named wrongly.", err=True)
+        yield
+
+
+async def _verify(folder: DataFolder, settings: Settings) -> int:
+    tally = Tally()
+    faults = 0
+    async with opened(folder, settings) as stores:
+        found = verify(stores.database, stores.bodies, contents(folder.queue), tally)
+        async for finding in found:
+            faults += finding.is_fault
+            typer.echo(f"{finding.kind}: {finding.what}")
+    typer.echo(
+        f"{tally.messages} messages, {tally.bodies} bodies, {tally.attachments} attachments,"
+        f" {tally.queued} queued mails of {tally.organisations} organisations: {faults} findings"
+    )
+    return faults
