@@ -23,8 +23,12 @@ class Api:
         if body is not None:
             payload = json.dumps(body).encode()
             headers["Content-Type"] = "application/json"
-        self._connection.request(method, path, payload, headers)
-        response = self._connection.getresponse()
+        try:
+            self._connection.request(method, path, payload, headers)
+            response = self._connection.getresponse()
+        except http.client.RemoteDisconnected:  # the server may end what was idle for long
+            self._connection.request(method, path, payload, headers)
+            response = self._connection.getresponse()
         answer = response.read()
         if not 200 <= response.status < 300:
             raise RuntimeError(f"{method} {path}: {response.status} {answer[:300]!r}")

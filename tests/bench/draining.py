@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bench.api import Api
 from bench.counts import Counts
-from bench.figures import Figure, at_most, quantile
+from bench.figures import Figure, at_most, judged_by
 from bench.mails import SMALL
 from bench.programs import Server, serving
 from bench.throughput import finish, start_source
@@ -28,10 +28,8 @@ def measure(folder: Path, counts: Counts) -> Iterator[Figure]:
         times = _change_while_draining(server, counts.drained_messages)
         after = server.resident_bytes()
 
-    how = f"while {counts.drained_messages:,} drain; {len(times):,} requests, {PACE}/s"
-    for share, target in ((0.50, None), (0.95, None), (0.99, at_most(50.0))):
-        name = f"PATCH /messages/{{id}}, p{share * 100:.0f}"
-        yield Figure(name, quantile(times, share) * 1000, "ms", target, how)
+    how = f"while {counts.drained_messages:,} drain, {PACE}/s"
+    yield judged_by("PATCH /messages/{id}", 0.99, times, at_most(50.0), how)
     how = "sum of VmRSS over the process tree"
     yield Figure("memory, idle", idle / 1e6, "MB", at_most(300.0), how)
     yield Figure(

@@ -63,12 +63,23 @@ class Figure:
                 return f"{value:.0f} {self.unit}"
 
 
+_SPREAD = (0.50, 0.95, 0.99)
 HEAD = ("figure", "measured", "target", "", "how")
 
 
 def quantile(values: Sequence[float], share: float) -> float:
     """The value below which `share` (say 0.99) of the values lie; needs at least two."""
     return quantiles(values, n=100, method="inclusive")[round(share * 100) - 1]
+
+
+def judged_by(
+    name: str, share: float, seconds: Sequence[float], target: Target | None, how: str
+) -> Figure:
+    """One line for many times: the quantile that is judged, and p50, p95 and p99 beside it."""
+    spread = (f"p{each * 100:.0f} {quantile(seconds, each) * 1000:.1f}" for each in _SPREAD)
+    detail = f"{', '.join(spread)} ms; {len(seconds):,} requests {how}"
+    judged = quantile(seconds, share) * 1000
+    return Figure(f"{name}, p{share * 100:.0f}", judged, "ms", target, detail)
 
 
 def as_text(figures: Sequence[Figure]) -> str:

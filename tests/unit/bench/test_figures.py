@@ -2,7 +2,15 @@
 
 import pytest
 
-from bench.figures import Figure, as_markdown, as_text, at_least, at_most, quantile
+from bench.figures import (
+    Figure,
+    as_markdown,
+    as_text,
+    at_least,
+    at_most,
+    judged_by,
+    quantile,
+)
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.50, 51.0), (0.95, 96.0), (0.99, 100.0)])
@@ -42,3 +50,17 @@ def test_the_page_has_one_row_a_figure() -> None:
     table = as_markdown([Figure("memory, idle", 123.4, "MB", at_most(300))])
 
     assert table.splitlines()[-1] == "| memory, idle | 123 MB | ≤ 300 | met |  |"
+
+
+def test_many_times_make_one_line_with_the_judged_quantile_in_milliseconds() -> None:
+    seconds = [number / 1000 for number in range(101)]
+
+    figure = judged_by("list", 0.95, seconds, at_most(50), "at 100 messages")
+
+    assert figure.cells() == (
+        "list, p95",
+        "95.0 ms",
+        "≤ 50",
+        "MISSED",
+        "p50 50.0, p95 95.0, p99 99.0 ms; 101 requests at 100 messages",
+    )
