@@ -28,15 +28,29 @@ _BARE_NEWLINE = rb"(?:\r(?!\n)|(?<!\r)\n)"
 _INNER_MESSAGE = re.compile(
     rb"(content-type:\s*(?:message/rfc82|multipart/diges))([2t])", re.IGNORECASE
 )
-_CONTAINER = re.compile(rb"^content-type:\s*(?:multipart|message)/", re.IGNORECASE | re.MULTILINE)
-_ENCODING = re.compile(rb"^(content-transfer-)(e)(ncoding[ \t]*:)", re.IGNORECASE | re.MULTILINE)
-_HIDDEN_ENCODING = re.compile(
-    rb"^(content-transfer-)(x)(ncoding[ \t]*:)", re.IGNORECASE | re.MULTILINE
+_HIDDEN_MESSAGE = re.compile(
+    rb"(content-type:\s*(?:message/rfc82|multipart/diges))([3x])", re.IGNORECASE
 )
+_CONTAINER = re.compile(rb"^content-type:\s*(?:multipart|message)/", re.IGNORECASE | re.MULTILINE)
+_ENCODING = re.compile(rb"^(content-transfer-)(e)(?=ncoding[ \t]*:)", re.IGNORECASE | re.MULTILINE)
+_HIDDEN_ENCODING = re.compile(
+    rb"^(content-transfer-)(x)(?=ncoding[ \t]*:)", re.IGNORECASE | re.MULTILINE
+)
+_HIDE = {b"2": b"3", b"t": b"x", b"T": b"X", b"e": b"x", b"E": b"X"}
+_SHOW_MESSAGE = {b"3": b"2", b"x": b"t", b"X": b"T"}
+_SHOW_ENCODING = {b"x": b"e", b"X": b"E"}
 
 
-def document(raw: bytes, header: HeaderBlock, limits: Limits) -> tuple[bytes, tuple[str, ...]]:
+def document(
+    raw: bytes, header: HeaderBlock, limits: Limits, *, bare_newline: bool
+) -> tuple[bytes, tuple[str, ...]]:
     """Put the MIME fields of a strictly read header before the body, made safe for a parser.
+
+    Args:
+        raw: The mail.
+        header: Its header as `headers.split` read it.
+        limits: The bounds.
+        bare_newline: What `has_bare_newline` said of it.
 
     Returns:
         The document, and the defects for what had to be changed in it.
@@ -58,11 +72,12 @@ def document(raw: bytes, header: HeaderBlock, limits: Limits) -> tuple[bytes, tu
     if len(body) > limits.document_bytes:
         defects.append("truncated")
         body = body[: limits.document_bytes]
-    if header.newline == b"\r\n" and _has_bare_newline(body):
+    if bare_newline and header.newline == b"\r\n":
         body = _with_honest_lines(head, body)
     whole = head + body
-    if whole.count(b"\n--") > limits.boundary_lines:
-        whole, cut = cut_at_boundary(whole, limits.boundary_lines)
+    most = limits.boundary_lines
+    if len(whole) > 3 * most and whole.count(b"\n--") > most:
+        whole, cut = cut_at_boundary(whole, most)
         if cut:
             defects.append("parts")
     return whole, tuple(defects)
@@ -70,14 +85,10 @@ def document(raw: bytes, header: HeaderBlock, limits: Limits) -> tuple[bytes, tu
 
 def has_bare_newline(raw: bytes, newline: bytes) -> bool:
     """Tell whether a mail has a CR or LF that is no part of its own line end."""
-    if newline == b"\r\n":
-        return _has_bare_newline(raw)
-    return raw.count(b"\r") > raw.count(b"\r\n")
-
-
-def _has_bare_newline(data: bytes) -> bool:
-    pairs = data.count(b"\r\n")
-    return data.count(b"\n") != pairs or data.count(b"\r") != pairs
+    returns = raw.count(b"\r")
+    if newline == b"\n":
+        return returns > raw.count(b"\r\n")
+    return returns != raw.count(b"\n") or returns != raw.count(b"\r\n")
 
 
 def _boundaries(whole: bytes) -> set[bytes] | None:
@@ -136,17 +147,12 @@ def cut_at_depth(whole: bytes, most: int) -> bytes:
 
 def hide_inner_messages(whole: bytes) -> bytes:
     """Rename the types of messages within the message, so that a parser does not walk into them."""
-    return _INNER_MESSAGE.sub(rb"\1x", whole)
+    return _INNER_MESSAGE.sub(lambda match: match[1] + _HIDE[match[2]], whole)
 
 
 def show_inner_messages(payload: bytes) -> bytes:
     """Undo `hide_inner_messages` in a decoded part."""
-    return re.sub(
-        rb"(content-type:\s*message/rfc82)x",
-        rb"\g<1>2",
-        re.sub(rb"(content-type:\s*multipart/diges)x", rb"\1t", payload, flags=re.IGNORECASE),
-        flags=re.IGNORECASE,
-    )
+    return _HIDDEN_MESSAGE.sub(lambda match: match[1] + _SHOW_MESSAGE[match[2]], payload)
 
 
 def inner_messages(whole: bytes) -> int:
@@ -157,12 +163,12 @@ def inner_messages(whole: bytes) -> int:
 
 def hide_encodings(whole: bytes) -> bytes:
     """Rename Content-Transfer-Encoding, so that a parser hands parts out undecoded."""
-    return _ENCODING.sub(rb"\1x\3", whole)
+    return _ENCODING.sub(lambda match: match[1] + _HIDE[match[2]], whole)
 
 
 def show_encodings(payload: bytes) -> bytes:
     """Undo `hide_encodings` in an undecoded part."""
-    return _HIDDEN_ENCODING.sub(rb"\1e\3", payload)
+    return _HIDDEN_ENCODING.sub(lambda match: match[1] + _SHOW_ENCODING[match[2]], payload)
 
 
 def boundaries_collide(boundaries: list[str]) -> bool:

@@ -31,13 +31,12 @@ class HeaderBlock:
     """What ends a line in this document: CRLF, or LF where there is no CRLF at all."""
     defects: tuple[str, ...]
 
-    def first(self, name: str) -> str | None:
-        """Give the first value of a field by its lower-case name."""
-        return next((value for field, value in self.fields if field.lower() == name), None)
-
-    def joined(self, name: str) -> str:
-        """Give all values of an address field as one list."""
-        return ", ".join(value for field, value in self.fields if field.lower() == name)
+    def by_name(self) -> dict[str, list[str]]:
+        """Give the values in order by their field's name in lower case."""
+        values: dict[str, list[str]] = {}
+        for name, value in self.fields:
+            values.setdefault(name.lower(), []).append(value)
+        return values
 
 
 def newline_of(raw: bytes) -> bytes:

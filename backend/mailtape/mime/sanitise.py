@@ -16,7 +16,7 @@ sandboxed frame under a content security policy; each of the two must hold witho
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import NewType
@@ -75,6 +75,9 @@ _SPACES_AND_CONTROLS = "".join(map(chr, range(0x21)))
 _IGNORED_IN_URLS = str.maketrans("", "", "\t\n\r")
 _REMOTE = re.compile(r"https?://[^\s/?#\\]", re.IGNORECASE)
 _LINK = re.compile(r"https?://[^\s/?#\\]|mailto:.|tel:.", re.IGNORECASE)
+_COMMON_LINK = re.compile(r"https?://[0-9A-Za-z][!-~]*")
+"""A link that is plain already, as nearly all are."""
+_SHORT_URL = 1_000
 _DATA_IMAGE = re.compile(
     r"data:image/(?:png|gif|jpe?g|webp);base64,[A-Za-z0-9+/]+=*", re.IGNORECASE
 )
@@ -88,6 +91,8 @@ class _Mail:
     own: frozenset[str]
     limits: Limits
     styles_left: int
+    unsettled: bool = False
+    """Whether the order of a link's attributes is not yet the one it will keep."""
     defects: dict[str, None] = field(default_factory=dict)
 
 
@@ -116,22 +121,35 @@ def sanitise_html(
     token = _current.set(mail)
     try:
         safe = _CLEANER.clean(html)
+        if mail.unsettled or _MAY_MOVE.search(html):
+            safe = _settled(safe, mail)
     finally:
         _current.reset(token)
     return SafeHtml(safe), tuple(mail.defects)
 
 
+_MAY_MOVE = re.compile(
+    r"<(?:table|pre|h[1-6]|ruby|button|details|dir|fieldset|form|hgroup|listing|marquee|menu|search"
+    r"|summary)",
+    re.IGNORECASE,
+)
+"""Elements around which a tree does not always survive being written and read again: links and
+blocks moved out of tables, headings and blocks told apart by an element that is gone now."""
+_MOST_ROUNDS = 8
+
+
+def _settled(safe: str, mail: _Mail) -> str:
+    """Clean until nothing changes: what browsers read must be what was judged."""
+    for _ in range(_MOST_ROUNDS):
+        again = _CLEANER.clean(safe)
+        if again == safe:
+            return safe
+        safe = again
+    mail.defects["html_too_complex"] = None
+    return ""
+
+
 # Attributes
-
-
-def _attribute(_tag: str, name: str, value: str) -> str | None:
-    if name == "style":
-        return _style(value)
-    if name == "href":
-        return _link(value)
-    if name in ("src", "background"):
-        return _picture(value)
-    return value
 
 
 def _style(value: str) -> str | None:
@@ -146,7 +164,7 @@ def _style(value: str) -> str | None:
             mail.defects["style"] = None
             return None
         kept = clean_parsed(value)
-    return kept or None
+    return kept
 
 
 def _plain_url(value: str) -> str:
@@ -155,6 +173,8 @@ def _plain_url(value: str) -> str:
 
 
 def _link(value: str) -> str | None:
+    if len(value) < _SHORT_URL and _COMMON_LINK.fullmatch(value):
+        return value
     url = _plain_url(value)
     if len(url) > _current.get().limits.url_chars:
         return None
@@ -179,6 +199,25 @@ def _picture(value: str) -> str | None:
     if _REMOTE.match(url):
         return HELD_BACK + url if len(url) <= mail.limits.url_chars else None
     return url if _DATA_IMAGE.fullmatch(url) else None
+
+
+_FILTERS: Mapping[str, Callable[[str], str | None]] = {
+    "style": _style,
+    "href": _link,
+    "src": _picture,
+    "background": _picture,
+}
+
+
+def _attribute(tag: str, name: str, value: str) -> str | None:
+    """Give the value that an allowed attribute keeps, None when it goes. Must not raise."""
+    keep = _FILTERS.get(name)
+    if keep is None:
+        return value
+    kept = keep(value)
+    if kept is None and tag == "a":
+        _current.get().unsettled = True
+    return kept
 
 
 _CLEANER = nh3.Cleaner(

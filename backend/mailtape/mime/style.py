@@ -43,7 +43,7 @@ _PLAIN_TOKENS = frozenset(
 _SIMPLE = re.compile(
     r"""
     \s*+ ([a-zA-Z-]++) \s*+ : \s*+
-    ((?: [\w#%.,+\-\s]++ | "[\w\s,.-]*+" | '[\w\s,.-]*+' | rgba?\([\d.,%\s]*+\) )++)
+    ((?: rgba?\([\d.,%\s]*+\) | [\w#%.,+\-]++ | \s++ | "[\w\s,.-]*+" | '[\w\s,.-]*+' )++)
     (?: ; \s*+ | \Z )
     """,
     re.VERBOSE | re.ASCII,

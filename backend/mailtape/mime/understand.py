@@ -73,12 +73,12 @@ def _compose(
     limits: Limits,
 ) -> Understood:
     people: dict[str, tuple[Mailbox, ...]] = {}
+    values = header.by_name()
     for name in ("from", "to", "cc", "reply-to"):
-        value = header.joined(name)
-        people[name], more = addresses(value, limits)
+        people[name], more = addresses(", ".join(values.get(name, ())), limits)
         if more:
             defects["addresses"] = None
-    subject = decode_words(header.first("subject") or "").strip()[: limits.subject_chars]
+    subject = decode_words(values.get("subject", [""])[0]).strip()[: limits.subject_chars]
     shown = text or ""
     everybody = people["from"] + people["to"] + people["cc"]
     summary = Summary(
