@@ -1,0 +1,104 @@
+"""Delivering mail into an installation: understood, stored and announced as a worker does it."""
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from email.message import EmailMessage
+
+from fakes import a_delivery, an_envelope, an_ingest_id
+from installation import Installation
+from mailtape.domain import ids
+from mailtape.domain.ids import OrganisationId
+from mailtape.domain.message import Mailbox, Summary
+from mailtape.mime.pack import pack
+from mailtape.mime.understand import understand
+from mailtape.rows.deposit import Deposit, deposit
+from mailtape.services import processing
+
+QA = "qa@mail.example.com"
+
+
+def a_mail(
+    subject: str = "Your order", text: str = "Thank you for it.", html: str | None = None
+) -> bytes:
+    """Write a plain, valid mail."""
+    mail = EmailMessage()
+    mail["From"] = "Shop <shop@example.org>"
+    mail["To"] = QA
+    mail["Subject"] = subject
+    mail.set_content(text)
+    if html is not None:
+        mail.add_alternative(html, subtype="html")
+    return mail.as_bytes().replace(b"\n", b"\r\n")
+
+
+async def deliver(
+    installation: Installation,
+    organisation_id: OrganisationId,
+    raw: bytes | None = None,
+    *,
+    recipients: Sequence[str] = (QA,),
+    strangers: Sequence[tuple[str, OrganisationId]] = (),
+    accepted_us: int | None = None,
+) -> list[str]:
+    """Store a mail and tell those who wait; gives the ids of the organisation's messages.
+
+    `strangers` are recipients of the same mail in other organisations.
+    """
+    raw = a_mail() if raw is None else raw
+    accepted_us = accepted_us or time.time_ns() // 1000
+    envelope = an_envelope(
+        raw,
+        ingest_id=an_ingest_id(),
+        accepted_us=accepted_us,
+        deliveries=(
+            *(a_delivery(recipient, organisation_id) for recipient in recipients),
+            *(a_delivery(recipient, stranger) for recipient, stranger in strangers),
+        ),
+    )
+    parts = installation.parts
+    stored = await processing.store(
+        parts.database,
+        parts.bodies,
+        [processing.Understood(envelope, pack(raw, understand(raw)))],
+        now=datetime.now(UTC),
+    )
+    for woken in stored:
+        parts.wakeups.announce(woken)
+    return [
+        ids.to_text(ids.message_id(accepted_us // 1000, envelope.ingest_id, recipient))
+        for recipient in recipients
+    ]
+
+
+async def deposit_many(
+    installation: Installation,
+    organisation_id: OrganisationId,
+    count: int,
+    *,
+    recipient: str = QA,
+    words: str = "thank you for your order",
+    first_us: int = 1_700_000_000_000_000,
+) -> list[bytes]:
+    """Store rows without bodies, a millisecond apart; gives their ids, oldest first."""
+    deposits = []
+    for number in range(count):
+        envelope = an_envelope(
+            ingest_id=an_ingest_id(),
+            accepted_us=first_us + number * 1000,
+            deliveries=(a_delivery(recipient, organisation_id),),
+        )
+        identity = ids.message_id(envelope.accepted_us // 1000, envelope.ingest_id, recipient)
+        summary = Summary(
+            sender=Mailbox("Shop", "shop@example.org"),
+            to=(Mailbox("", recipient),),
+            subject=f"Order {number}",
+            snippet="Thank you",
+            attachments=0,
+            search_text=words,
+        )
+        deposits.append(
+            Deposit(identity, identity, envelope.deliveries[0], envelope, summary, unparsed=False)
+        )
+    await installation.parts.database.write(deposit, deposits, datetime.now(UTC))
+    return [item.id for item in deposits]
