@@ -13,7 +13,8 @@ from datetime import datetime
 from itertools import groupby
 from typing import Any, cast
 
-from sqlalchemy import Table, insert, select, update
+from sqlalchemy import Table, bindparam, exists, insert, literal, select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from mailtape.domain.envelope import Delivery, Envelope
@@ -25,9 +26,12 @@ from mailtape.rows.events import MESSAGE_STORED, Event
 from mailtape.rows.messages import Message, MessageKey
 from mailtape.rows.usage import Usage
 
-_MESSAGES = cast("Table", Message.__table__)
-_EVENTS = cast("Table", Event.__table__)
-"""The tables themselves: Core statements on the mapped classes' columns, without the ORM's cost."""
+# Core statements, made once: on the mapped classes' columns, without the ORM's cost for each row.
+_INSERT_MESSAGE = insert(cast("Table", Message.__table__))
+_INSERT_EVENT = insert(cast("Table", Event.__table__))
+_ANY_KEY = select(literal(1)).where(
+    exists().where(MessageKey.organisation_id == bindparam("organisation_id"))
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,35 +68,64 @@ def _organisation(item: Deposit) -> OrganisationId:
 def _deposit_for(
     session: Session, organisation_id: OrganisationId, deposits: list[Deposit], now: datetime
 ) -> int:
-    new = _new(session, organisation_id, deposits)
+    """Store one organisation's part of the batch.
+
+    Nearly every batch is new, and asking for each key costs as much as inserting it: so it is
+    inserted first, and asked about when a key turns out to be taken.
+    """
+    if not _has_deleted(session, organisation_id):
+        try:
+            with session.begin_nested():
+                return _insert(session, organisation_id, _distinct(deposits), now)
+        except IntegrityError:
+            pass
+    return _insert(session, organisation_id, _new(session, organisation_id, deposits), now)
+
+
+def _has_deleted(session: Session, organisation_id: OrganisationId) -> bool:
+    return bool(session.connection().scalar(_ANY_KEY, {"organisation_id": organisation_id}))
+
+
+def _distinct(deposits: list[Deposit]) -> list[Deposit]:
+    """Leave out repeats within the batch."""
+    first = {item.dedupe_key: item for item in reversed(deposits)}
+    return [item for item in deposits if first[item.dedupe_key] is item]
+
+
+def _new(
+    session: Session, organisation_id: OrganisationId, deposits: list[Deposit]
+) -> list[Deposit]:
+    """Leave out what has a row or had one as well."""
+    distinct = _distinct(deposits)
+    keys = [item.dedupe_key for item in distinct]
+    known: set[bytes] = set()
+    for table in (Message, MessageKey):
+        known.update(
+            session.scalars(
+                select(table.dedupe_key).where(
+                    table.organisation_id == organisation_id, table.dedupe_key.in_(keys)
+                )
+            )
+        )
+    return [item for item in distinct if item.dedupe_key not in known]
+
+
+def _insert(
+    session: Session, organisation_id: OrganisationId, new: list[Deposit], now: datetime
+) -> int:
     if not new:
         return 0
     first = organisations.take_sequences(
         session, organisation_id, len(new), sum(item.envelope.size for item in new)
     )
     numbered = list(enumerate(new, start=first))
-    session.execute(insert(_MESSAGES), [_message(s, item) for s, item in numbered])
-    session.execute(insert(_EVENTS), [_event(s, item, now) for s, item in numbered])
+    connection = session.connection()
+    connection.execute(_INSERT_MESSAGE, [_message(number, item) for number, item in numbered])
+    connection.execute(_INSERT_EVENT, [_event(number, item, now) for number, item in numbered])
     search.add(session, organisation_id, ((i.id, i.summary.search_text) for i in new))
     for period, emails in Counter(_period(item) for item in new).items():
         _count(session, organisation_id, period, emails)
     return len(new)
-
-
-def _new(
-    session: Session, organisation_id: OrganisationId, deposits: list[Deposit]
-) -> list[Deposit]:
-    """Leave out what has a row or had one, and repeats within the batch."""
-    wanted = {item.dedupe_key: item for item in reversed(deposits)}
-    for table in (Message, MessageKey):
-        known = session.scalars(
-            select(table.dedupe_key).where(
-                table.organisation_id == organisation_id, table.dedupe_key.in_(wanted)
-            )
-        )
-        for key in known.all():
-            del wanted[key]
-    return [item for item in deposits if wanted.get(item.dedupe_key) is item]
 
 
 def _message(sequence: int, item: Deposit) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import ForeignKey, String, select, update
+from sqlalchemy import ForeignKey, String, bindparam, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from mailtape.domain.ids import OrganisationId
@@ -28,6 +28,17 @@ class Organisation(Row):
     created_at: Mapped[datetime]
 
 
+_TAKE = (
+    update(Organisation)
+    .where(Organisation.id == bindparam("of"))
+    .values(
+        sequence=Organisation.sequence + bindparam("events"),
+        storage_bytes=Organisation.storage_bytes + bindparam("bytes"),
+    )
+)
+_LAST = select(Organisation.sequence).where(Organisation.id == bindparam("of"))
+
+
 def find(session: Session, organisation_id: OrganisationId) -> Organisation | None:
     """Read an organisation."""
     return session.get(Organisation, organisation_id)
@@ -51,14 +62,9 @@ def take_sequences(
     Returns the first number taken. The update comes before the read, so that two transactions
     cannot read the same number (on MySQL the update locks the row; SQLite has one writer).
     """
-    session.execute(
-        update(Organisation)
-        .where(Organisation.id == organisation_id)
-        .values(
-            sequence=Organisation.sequence + events,
-            storage_bytes=Organisation.storage_bytes + storage_bytes,
-        )
-    )
-    last = session.scalar(select(Organisation.sequence).where(Organisation.id == organisation_id))
+    connection = session.connection()
+    of = {"of": organisation_id}
+    connection.execute(_TAKE, {**of, "events": events, "bytes": storage_bytes})
+    last = connection.scalar(_LAST, of)
     assert last is not None, "organisations are never deleted while they have mail"  # noqa: S101
-    return last - events + 1
+    return int(last) - events + 1

@@ -40,7 +40,7 @@ def add(
     session: Session, organisation_id: OrganisationId, entries: Iterable[tuple[bytes, str]]
 ) -> None:
     """Enter messages that were just inserted: message id and the text to be found by."""
-    session.execute(
+    session.connection().execute(
         _ADD,
         [
             {
@@ -56,4 +56,4 @@ def add(
 
 def remove(session: Session, numbers: Sequence[int]) -> None:
     """Take messages out, in the transaction that deletes their rows."""
-    session.execute(_REMOVE, [{"number": number} for number in numbers])
+    session.connection().execute(_REMOVE, [{"number": number} for number in numbers])
