@@ -330,9 +330,12 @@ class Connection(asyncio.Protocol):
         self._set_deadline(self._server.deadlines.farewell)
         if self._client_sent_all or not self._transport.can_write_eof():
             self._transport.close()
-        else:
+            return
+        try:
             self._transport.write_eof()
             self._throttle()
+        except OSError:  # the client was faster
+            self._transport.abort()
 
     def _throttle(self) -> None:
         """Read only while there is room for what comes and for what we say to it."""
