@@ -343,7 +343,10 @@ def _matching(
 
 
 def _filters(organisation_id: OrganisationId, query: MessageQuery) -> Iterator[ColumnElement[bool]]:
-    yield Message.organisation_id == organisation_id
+    if query.words is None:
+        yield Message.organisation_id == organisation_id
+    else:
+        yield search.beside_index(Message.organisation_id) == organisation_id
     if query.address is not None:
         mailbox = mailbox_of(query.address)
         yield Message.mailbox == mailbox

@@ -6,9 +6,11 @@ keeps tenants apart and a rare word in a large neighbour costs nothing.
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
-from sqlalchemy import ColumnElement, String, column, literal, table, text
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, String, UnaryExpression, column, literal, table, text
+from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy.sql.operators import custom_op
 
 from mailtape.domain.ids import OrganisationId
 from mailtape.rows.base import Number
@@ -34,6 +36,16 @@ def matches(organisation_id: OrganisationId, terms: Sequence[str]) -> ColumnElem
     strings = " AND ".join('"{}"'.format(term.replace('"', '""')) for term in terms)
     question = f'organisation : "{organisation_id.hex()}" AND words : ({strings})'
     return ENTRIES.c.message_search.op("MATCH", is_comparison=True)(literal(question))
+
+
+def beside_index(attribute: InstrumentedAttribute[Any]) -> ColumnElement[Any]:
+    """Name a column so that its index is not walked (https://sqlite.org/optoverview.html, 2.1).
+
+    Else SQLite may walk a tenant's rows and ask the search index about each: 3 s instead of 4 ms
+    for counting the hits of a rare word among 100,000 messages.
+    """
+    plain = attribute.expression
+    return UnaryExpression(plain, operator=custom_op("+"), type_=plain.type)
 
 
 def add(

@@ -94,6 +94,21 @@ async def test_lists_walk_an_index_and_sort_nothing(
     assert "TEMP B-TREE" not in plan
 
 
+async def test_counts_hits_by_walking_the_search_index(
+    installation: Installation, acme: OrganisationId
+) -> None:
+    await deposit_many(installation, acme, 100)
+
+    for query in (MessageQuery(words="order"), MessageQuery(words="order", address=QA)):
+        plan = await installation.parts.database.read(
+            plan_of, lambda s, query=query: messages.count(s, acme, query)
+        )
+
+        walk, *lookups = plan.splitlines()
+        assert walk.startswith("SCAN message_search")
+        assert lookups == ["SEARCH messages USING INTEGER PRIMARY KEY (rowid=?)"]
+
+
 async def test_lists_newest_first_and_goes_on_where_it_stopped(
     installation: Installation, acme: OrganisationId
 ) -> None:
