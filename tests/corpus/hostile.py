@@ -333,9 +333,16 @@ def families() -> dict[str, Family]:
     }
 
 
-def variants(seed: int, per_family: int = 10) -> Iterator[tuple[str, bytes]]:
-    """Make mails of every family, the same for the same seed, as `(family-number, bytes)`."""
+def variants(
+    seed: int, per_family: int = 10, *, only: str | None = None
+) -> Iterator[tuple[str, bytes]]:
+    """Make mails of every family, or of one, as `(family-number, bytes)`.
+
+    The same seed makes the same mails.
+    """
     for name, family in families().items():
+        if only not in (None, name):
+            continue
         chance = random.Random(f"{seed} {name}")
         for number in range(per_family):
             yield f"{name}-{number}", family(chance)
