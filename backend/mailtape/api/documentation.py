@@ -56,8 +56,11 @@ def _describe_refusals(operation: dict[str, Any]) -> None:
     refusals = dict(_WHO_CALLS) if operation.get("security") else {}
     if "requestBody" in operation:
         refusals |= _ANYWHERE | {"400": "Bad Request"}
-    if "422" in responses:
-        del responses["422"]
+    responses.pop("422", None)
+    # A path alone is never invalid: an id that does not parse is not found.
+    if "requestBody" in operation or any(
+        parameter["in"] != "path" for parameter in operation.get("parameters", ())
+    ):
         refusals["422"] = "Unprocessable Content"
     for status, phrase in refusals.items():
         responses.setdefault(
