@@ -19,7 +19,7 @@ def measure(folder: Path, counts: Counts) -> Iterator[Figure]:
     """Medians of the runs' quantiles; the reader holds one event stream open."""
     with serving(folder) as server:
         runs = [_run(server, RATE * counts.latency_seconds) for _ in range(counts.latency_runs)]
-    how = f"6 kB, {RATE}/s; median of {counts.latency_runs} runs of {counts.latency_seconds} s"
+    how = f"6 kB, {RATE}/s; median of runs of {counts.latency_seconds} s: {counts.latency_runs}"
     for share, target in ((0.50, 15.0), (0.99, 60.0)):
         value = median(quantile(run, share) for run in runs)
         name = f"accepted → visible p{share * 100:.0f}"

@@ -9,7 +9,7 @@ from statistics import median
 
 
 def described(folder: Path) -> str:
-    """Date, processor, cores, memory, system, Python, and what a sync costs where the data lies."""
+    """Date, cores, memory, system, Python, what a sync costs here, and what else runs."""
     return " · ".join(
         (
             datetime.now(UTC).date().isoformat(),
@@ -18,6 +18,7 @@ def described(folder: Path) -> str:
             f"Linux {platform.release()}",
             f"Python {platform.python_version()}",
             f"a synced write of 4 kB takes {_sync_seconds(folder) * 1000:.2f} ms",
+            f"load average {os.getloadavg()[0]:.1f} before (0: the machine was ours alone)",
         )
     )
 

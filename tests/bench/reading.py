@@ -60,16 +60,20 @@ def _ask(server: Server, requests: int) -> dict[str, list[float]]:
         "search, common word": lambda _: f"/messages?limit=50&q={COMMON_WORD}",
     }
     with ThreadPoolExecutor(len(kinds)) as readers:
-        asked = {
-            kind: readers.submit(_one_reader, Api(server), path_of, requests)
-            for kind, path_of in kinds.items()
+        begin = time.monotonic()
+        asked = {  # staggered: else each would always wait for the other three
+            kind: readers.submit(
+                _one_reader, Api(server), path_of, requests, begin + index / PACE / len(kinds)
+            )
+            for index, (kind, path_of) in enumerate(kinds.items())
         }
         return {kind: answers.result() for kind, answers in asked.items()}
 
 
-def _one_reader(api: Api, path_of: Callable[[int], str], requests: int) -> list[float]:
+def _one_reader(
+    api: Api, path_of: Callable[[int], str], requests: int, begin: float
+) -> list[float]:
     times = []
-    begin = time.monotonic()
     for number in range(requests):
         due = begin + number / PACE
         time.sleep(max(0.0, due - time.monotonic()))

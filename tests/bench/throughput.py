@@ -72,7 +72,7 @@ def _both_rates(
         ("accepted", median(each.accepted for each in rounds), targets[0]),
         ("visible", median(each.visible for each in rounds), targets[1]),
     ):
-        how = f"{rate:,.0f}/s of {sink:,.0f}/s; median of {counts.rounds} rounds of {count:,}"
+        how = f"{rate:,.0f}/s of {sink:,.0f}/s; median of rounds of {count:,}: {counts.rounds}"
         yield Figure(f"{name}, {size}", rate / sink, "ratio", at_least(target), how)
 
 
