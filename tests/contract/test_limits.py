@@ -1,0 +1,119 @@
+"""What `ports.limits` promises, of every implementation."""
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from mailtape.domain.errors import TooMany
+from mailtape.ports.limits import FailureLimit, FailureLimits
+from mailtape.rows import failures
+from mailtape.rows.database import Database
+from mailtape.rows.writing_thread import WritingThread
+from mailtape.stores.sql_limits import SqlFailureLimits
+
+NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
+ADA = FailureLimit("sign-in", "ada@example.org", most=3, window=timedelta(minutes=15))
+
+
+@pytest.fixture
+async def database(migrated_rows: Path, tmp_path: Path) -> AsyncIterator[Database]:
+    path = tmp_path / "rows.sqlite3"
+    path.write_bytes(migrated_rows.read_bytes())
+    writing = WritingThread()
+    database = Database(path, writing)
+    yield database
+    writing.stop()
+    database.close()
+
+
+@pytest.fixture
+def limits(database: Database) -> FailureLimits:
+    return SqlFailureLimits(database)
+
+
+async def _refused(limits: FailureLimits, limit: FailureLimit, now: datetime) -> int | None:
+    """Give the seconds to wait; None when there is room."""
+    try:
+        await limits.check([limit], now)
+    except TooMany as refusal:
+        return refusal.retry_after
+    return None
+
+
+async def test_bears_so_many_failures_and_no_more(limits: FailureLimits) -> None:
+    for _ in range(3):
+        assert await _refused(limits, ADA, NOW) is None
+        await limits.count([ADA], NOW)
+
+    assert await _refused(limits, ADA, NOW) == 900
+
+
+async def test_checking_counts_nothing(limits: FailureLimits) -> None:
+    for _ in range(10):
+        await limits.check([ADA], NOW)
+
+
+async def test_each_failure_counts_for_the_window_from_its_own_moment(
+    limits: FailureLimits,
+) -> None:
+    for minute in (0, 10, 14):
+        await limits.count([ADA], NOW + timedelta(minutes=minute))
+
+    assert await _refused(limits, ADA, NOW + timedelta(minutes=14)) == 60
+    assert await _refused(limits, ADA, NOW + timedelta(minutes=15)) is None
+    await limits.count([ADA], NOW + timedelta(minutes=15))
+    assert await _refused(limits, ADA, NOW + timedelta(minutes=15)) == 600
+
+
+async def test_subjects_and_kinds_are_apart(limits: FailureLimits) -> None:
+    for _ in range(3):
+        await limits.count([ADA], NOW)
+
+    bob = dataclasses.replace(ADA, subject="bob@example.org")
+    codes = dataclasses.replace(ADA, kind="code")
+    assert await _refused(limits, bob, NOW) is None
+    assert await _refused(limits, codes, NOW) is None
+
+
+async def test_one_full_limit_among_many_refuses(limits: FailureLimits) -> None:
+    client = FailureLimit("client", "192.0.2.1", most=100, window=timedelta(minutes=15))
+    for _ in range(3):
+        await limits.count([client, ADA], NOW)
+
+    with pytest.raises(TooMany):
+        await limits.check([client, ADA], NOW)
+    await limits.check([client], NOW)
+
+
+async def test_no_failure_is_lost_when_many_are_counted_at_once(limits: FailureLimits) -> None:
+    wide = dataclasses.replace(ADA, most=50)
+
+    await asyncio.gather(*(limits.count([wide], NOW) for _ in range(50)))
+
+    assert await _refused(limits, wide, NOW) == 900
+    assert await _refused(limits, dataclasses.replace(wide, most=51), NOW) is None
+
+
+async def test_what_counts_no_longer_is_forgotten(
+    limits: FailureLimits, database: Database
+) -> None:
+    for _ in range(20):
+        await limits.count([ADA], NOW)
+
+    await limits.count([ADA], NOW + timedelta(minutes=15))
+
+    assert await database.read(failures.count) == 1
+
+
+async def test_no_subject_is_kept_in_clear(
+    limits: FailureLimits, database: Database, tmp_path: Path
+) -> None:
+    await limits.count([ADA], NOW)
+
+    kept = b"".join(path.read_bytes() for path in tmp_path.glob("rows.sqlite3*"))
+    assert await database.read(failures.count) == 1
+    assert b"ada@example.org" not in kept
