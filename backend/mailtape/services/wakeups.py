@@ -50,6 +50,10 @@ class Wakeups:
         """Whether the process is ending: watchers finish instead of sleeping on."""
         return self._closed
 
+    def watching(self, organisation_id: OrganisationId) -> int:
+        """Tell how many watch this organisation now."""
+        return len(self._watches.get(organisation_id, ()))
+
     def announce(self, organisation_id: OrganisationId) -> None:
         """Wake everybody who watches this organisation; call it after the commit."""
         for watch in self._watches.get(organisation_id, ()):
@@ -69,7 +73,7 @@ class Wakeups:
         Raises:
             TooMany: it is watched by `MOST_WATCHES` already.
         """
-        if len(self._watches.get(organisation_id, ())) >= MOST_WATCHES:
+        if self.watching(organisation_id) >= MOST_WATCHES:
             raise TooMany("Too many requests are waiting already.", retry_after=5)
         watch = Watch()
         self._watches[organisation_id].add(watch)

@@ -26,7 +26,7 @@ _log = structlog.get_logger(__name__)
 
 QUIET_SECONDS = 15.0
 """Between heartbeats: proxies cut a connection that is silent for 30 to 60 seconds."""
-_CHECK_SECONDS = 5.0
+CHECK_SECONDS = 2.0
 """A stream goes on for so long, at the most, after its token was revoked and something came."""
 _RECONNECT_MS = 2000
 _NUMBER = re.compile(r"[0-9]{1,18}")
@@ -97,7 +97,7 @@ async def _written(
     yield f"retry: {_RECONNECT_MS}\n\n"
     checked = time.monotonic()
     async for page in pages:
-        if time.monotonic() - checked >= _CHECK_SECONDS:
+        if time.monotonic() - checked >= CHECK_SECONDS:
             if not await still_allowed():
                 return
             checked = time.monotonic()
