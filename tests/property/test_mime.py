@@ -26,8 +26,8 @@ SMALL = Limits(
     decoded_bytes=300,
     filename_chars=8,
     content_id_chars=6,
-    text_bytes=60,
-    html_bytes=80,
+    text_chars=60,
+    html_chars=80,
     html_depth=5,
     html_tags=20,
     snippet_chars=10,
@@ -113,7 +113,7 @@ def within(understood: Understood, limits: Limits) -> None:
     assert summary.attachments == len(content.attachments) == len(understood.attachments)
     assert summary.attachments <= min(limits.attachments, limits.parts)
     assert sum(map(len, understood.attachments)) <= limits.decoded_bytes
-    assert len(content.text or "") <= limits.text_bytes
+    assert len(content.text or "") <= limits.text_chars
     for facts, payload in zip(content.attachments, understood.attachments, strict=True):
         assert facts.size == len(payload)
         assert len(facts.filename) <= limits.filename_chars

@@ -55,9 +55,9 @@ class Limits:
     """Characters of a file name: NAME_MAX of every common file system."""
     content_id_chars: int = 255
     """Characters of a Content-ID."""
-    text_bytes: int = 2 * 1024 * 1024
+    text_chars: int = 2 * 1024 * 1024
     """Characters of text that are kept. Gmail clips at 102 kB, Mailosaur shows all."""
-    html_bytes: int = 2 * 1024 * 1024
+    html_chars: int = 2 * 1024 * 1024
     """Characters of HTML that are sanitised. Gmail clips at 102 kB; real mail stays below 1 MB."""
     html_tags: int = 100_000
     """`<` in one HTML body; each may cost an element in memory."""

@@ -1,6 +1,7 @@
 """A mail as it is kept: compressed, and named by what it unpacks to."""
 
 import hashlib
+import threading
 from dataclasses import dataclass
 
 import msgspec
@@ -14,8 +15,16 @@ _LEVEL = 3
 _MOST_UNPACKED = 256 * 1024 * 1024
 """Bytes that one blob may unpack to: four times the largest document that is ever read."""
 
-_compressor = zstandard.ZstdCompressor(level=_LEVEL, write_content_size=True)
-_decompressor = zstandard.ZstdDecompressor()
+
+class _Zstd(threading.local):
+    """Contexts are dear to make and must not be shared by threads: one pair for each."""
+
+    def __init__(self) -> None:
+        self.compressor = zstandard.ZstdCompressor(level=_LEVEL, write_content_size=True)
+        self.decompressor = zstandard.ZstdDecompressor()
+
+
+_zstd = _Zstd()
 _encoder = msgspec.msgpack.Encoder()
 _content_decoder = msgspec.msgpack.Decoder(Content)
 
@@ -64,7 +73,7 @@ def pack(raw: bytes, understood: Understood) -> Packed:
 def pack_bytes(data: bytes, sha256: bytes | None = None) -> PackedBlob:
     """Compress bytes; `sha256` spares the hashing when the digest is known."""
     return PackedBlob(
-        _compressor.compress(data), len(data), sha256 or hashlib.sha256(data).digest()
+        _zstd.compressor.compress(data), len(data), sha256 or hashlib.sha256(data).digest()
     )
 
 
@@ -78,7 +87,7 @@ def unpack_bytes(packed: bytes) -> bytes:
         size = zstandard.frame_content_size(packed)
         if not 0 <= size <= _MOST_UNPACKED:
             raise DamagedBlob(f"a blob claims {size} bytes")
-        return _decompressor.decompress(packed, max_output_size=_MOST_UNPACKED)
+        return _zstd.decompressor.decompress(packed, max_output_size=_MOST_UNPACKED)
     except zstandard.ZstdError as error:
         raise DamagedBlob(str(error)) from error
 

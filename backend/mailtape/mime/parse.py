@@ -342,15 +342,15 @@ def _sort_out(
     for leaf in leaves:
         shown = leaf.disposition != "attachment" and (alone or not leaf.filename)
         if shown and leaf.content_type == _PLAIN:
-            texts.append(_text(leaf, leaf.charset, limits.text_bytes, defects))
+            texts.append(_text(leaf, leaf.charset, limits.text_chars, defects))
         elif shown and leaf.content_type == _HTML:
-            pages.append(_text(leaf, leaf.charset or _sniffed(leaf), limits.html_bytes, defects))
+            pages.append(_text(leaf, leaf.charset or _sniffed(leaf), limits.html_chars, defects))
         elif len(attachments) < limits.attachments:
             attachments.append(leaf)
         else:
             defects.append("attachments")
-    text = _joined(texts, limits.text_bytes, "text_too_long", defects)
-    html = _joined(pages, limits.html_bytes, "html_too_long", defects)
+    text = _joined(texts, limits.text_chars, "text_too_long", defects)
+    html = _joined(pages, limits.html_chars, "html_too_long", defects)
     return text, html, tuple(attachments)
 
 

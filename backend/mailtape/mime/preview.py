@@ -26,7 +26,7 @@ def text_of(safe: SafeHtml, limits: Limits) -> str:
     """Give the text of sanitised HTML, a line a block; it relies on the serialiser's quoting."""
     text = html.unescape(_TAG.sub(_separator, safe))
     lines = (" ".join(line.split()) for line in text.split("\n"))
-    return _MANY_LINES.sub("\n\n", "\n".join(lines)).strip()[: limits.text_bytes]
+    return _MANY_LINES.sub("\n\n", "\n".join(lines)).strip()[: limits.text_chars]
 
 
 def _separator(match: re.Match[str]) -> str:

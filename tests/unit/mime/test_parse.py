@@ -212,7 +212,7 @@ def test_decodes_no_more_bytes_than_the_limit() -> None:
 
 
 def test_keeps_no_more_text_than_the_limit() -> None:
-    parsed = parse(mail("text/plain", b"x" * 100), Limits(text_bytes=10))
+    parsed = parse(mail("text/plain", b"x" * 100), Limits(text_chars=10))
 
     assert parsed.text == "x" * 10
     assert parsed.defects == ("text_too_long",)

@@ -107,7 +107,7 @@ def test_a_link_leads_out_in_a_new_window_or_nowhere(href: str, kept: str | None
             "<p>" + "".join(f"<b title=a{n}>" for n in range(500)) + "<p>x" * 5_000,
             "html_too_complex",
         ),
-        ("x" * (DEFAULT.html_bytes + 1), "html_too_long"),
+        ("x" * (DEFAULT.html_chars + 1), "html_too_long"),
         ("<p style='" + "color:red;" * 1_000 + "'>", "style"),
         ("<img src='data:image/png;base64," + "A" * DEFAULT.data_url_chars + "'>", "picture"),
     ],
@@ -116,7 +116,7 @@ def test_what_outgrows_its_limit_is_cut_and_told(html: str, defect: str) -> None
     found, defects = sanitise_html(html, cid_to_attachment={}, limits=DEFAULT)
 
     assert defects == (defect,)
-    assert len(found) <= 4 * DEFAULT.html_bytes
+    assert len(found) <= 4 * DEFAULT.html_chars
 
 
 def test_many_different_styles_are_parsed_up_to_a_limit() -> None:
