@@ -200,7 +200,7 @@ class Connection(asyncio.Protocol):
         self._throttle()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's name
-        """Forget the client; a message that is being handed over goes on."""
+        """Forget the client; a message that is being handed over goes on. May be called twice."""
         self._gone = True
         if self._alarm is not None:
             self._alarm.cancel()
@@ -303,6 +303,8 @@ class Connection(asyncio.Protocol):
         self._handshaking = False
         if transport is None or self._gone:
             self._transport.abort()
+            # asyncio tells the protocol of a connection lost within the handshake nothing.
+            self.connection_lost(None)
             self._session.hang_up(replies.UNAVAILABLE)
             return
         self._transport = transport

@@ -4,6 +4,7 @@ Only the directory of recipients is made up: it is the input of these tests.
 """
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
@@ -102,6 +103,8 @@ class Client:
 
     async def close(self) -> None:
         self.writer.close()
+        with contextlib.suppress(OSError):
+            await self.writer.wait_closed()
 
 
 class House:
@@ -111,10 +114,12 @@ class House:
         self.server = server
         self.port = port
         self.queue = queue
+        self.clients: list[Client] = []
 
     async def client(self, *, greeted: bool = True) -> Client:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=2**20)
         client = Client(reader, writer)
+        self.clients.append(client)
         if greeted:
             assert await client.reply() == "220 mail.example.com ESMTP Mailtape"
         return client
@@ -149,7 +154,7 @@ async def open_house(
     queue: SqliteQueue, certificate: tuple[Path, Path]
 ) -> AsyncIterator[OpenHouse]:
     """Opens a listener; keyword arguments are those of `Rules`, `Deadlines` and `Server`."""
-    servers: list[Server] = []
+    houses: list[House] = []
 
     async def open_house(
         *,
@@ -168,13 +173,15 @@ async def open_house(
             tls=server_context(*certificate) if rules["tls"] else None,
             connections=connections,
         )
-        servers.append(server)
         _, port = await server.listen("127.0.0.1", 0)
-        return House(server, port, queue)
+        houses.append(House(server, port, queue))
+        return houses[-1]
 
     yield open_house
-    for server in servers:
-        await server.drain(0.0)
+    for house in houses:
+        for client in house.clients:
+            client.writer.transport.abort()
+        await house.server.drain(1.0)
 
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Any]:
