@@ -15,6 +15,7 @@ from sqlalchemy import (
     String,
     and_,
     column,
+    exists,
     func,
     or_,
     select,
@@ -103,19 +104,24 @@ def of_body(
     return [_facts(row) for row in session.execute(found)]
 
 
-def stored_once(
+def deleted(
     session: Session, organisation_id: OrganisationId, ingest_ids: Sequence[IngestId]
 ) -> set[IngestId]:
-    """Tell for which of these mails an event says that they were stored.
+    """Tell which of these mails, that have no message, had one that was deleted.
 
-    The event is recognised by the millisecond that its message's id shares with the ingest id.
+    An event tells of it: one whose message is gone, and whose message's id has the millisecond of
+    the ingest id.
     """
     millisecond = func.substr(Event.message_id, 1, 6, type_=LargeBinary)
+    has_row = exists().where(
+        Message.organisation_id == organisation_id, Message.id == Event.message_id
+    )
     told = set(
         session.scalars(
             select(millisecond).where(
                 Event.organisation_id == organisation_id,
                 millisecond.in_([ingest_id[:6] for ingest_id in ingest_ids]),
+                ~has_row,
             )
         )
     )

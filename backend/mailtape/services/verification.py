@@ -265,7 +265,7 @@ async def _check_unnamed(database: Database, keys: list[BodyKey]) -> AsyncIterat
     """Tell apart the body of a deleted message and the body of a mail that was never shown."""
     for organisation_id in {key.organisation_id for key in keys}:
         ingest_ids = [key.ingest_id for key in keys if key.organisation_id == organisation_id]
-        deleted = await database.read(verification.stored_once, organisation_id, ingest_ids)
+        deleted = await database.read(verification.deleted, organisation_id, ingest_ids)
         for ingest_id in ingest_ids:
             whose = f"body {to_text(ingest_id)} of organisation {to_text(organisation_id)}"
             if ingest_id in deleted:

@@ -246,6 +246,18 @@ async def test_names_a_body_that_never_had_a_message(kept: Kept) -> None:
     assert await kept.kinds() == {Kind.BODY_NEVER_STORED}
 
 
+async def test_is_not_misled_by_another_mail_of_the_same_millisecond(kept: Kept) -> None:
+    (ingest_id,) = kept.ask(kept.folder.bodies, "SELECT ingest_id FROM bodies LIMIT 1")[0]
+    kept.plant(
+        kept.folder.bodies,
+        "INSERT INTO bodies SELECT ?, organisation_id, content_size, content_sha256, raw_size,"
+        " raw_sha256, content, raw FROM bodies LIMIT 1",
+        ingest_id[:6] + bytes(10),
+    )
+
+    assert await kept.kinds() == {Kind.BODY_NEVER_STORED}
+
+
 async def test_spares_the_body_of_a_mail_that_is_still_queued(kept: Kept) -> None:
     envelope = an_envelope(
         PLAIN,
