@@ -1,0 +1,90 @@
+import subprocess
+import sys
+from pathlib import Path
+
+from served import environment, run
+
+
+def test_the_command_loads_nothing_until_it_is_told_what_to_do() -> None:
+    loaded = (
+        "import sys, mailtape.cli; print(*(n for n in sys.modules if n.startswith('mailtape')))"
+    )
+
+    answer = subprocess.run(
+        [sys.executable, "-c", loaded],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert answer.stdout.split() == ["mailtape", "mailtape.cli"]
+
+
+def test_help_names_every_command(tmp_path: Path) -> None:
+    answer = run("--help", cwd=tmp_path)
+
+    assert answer.returncode == 0
+    for command in (
+        "serve",
+        "migrate",
+        "create-admin",
+        "generate-tokens",
+        "config",
+        "verifydata",
+        "backup",
+        "restore",
+        "send",
+        "park",
+    ):
+        assert f"  {command} " in answer.stdout
+
+
+def test_wrong_usage_ends_with_2(tmp_path: Path) -> None:
+    assert run("backup", cwd=tmp_path).returncode == 2
+    assert run("generate-tokens", "--name", "x", "--scope", "all", cwd=tmp_path).returncode == 2
+
+
+def test_commands_on_an_empty_folder_say_what_to_run_first(tmp_path: Path) -> None:
+    for command in (["verifydata"], ["backup", "b"], ["park", "list"], ["migrate", "--check"]):
+        answer = run(*command, cwd=tmp_path)
+
+        assert answer.returncode == 78, command
+        assert "mailtape migrate" in answer.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_migrate_makes_everything_and_the_same_again_changes_nothing(tmp_path: Path) -> None:
+    first = run("migrate", cwd=tmp_path)
+    made_up = (tmp_path / "var/first-start.json").read_bytes()
+    second = run("migrate", cwd=tmp_path)
+    check = run("migrate", "--check", cwd=tmp_path)
+
+    assert (first.returncode, second.returncode, check.returncode) == (0, 0, 0), first.stderr
+    assert (tmp_path / "var/first-start.json").read_bytes() == made_up
+
+
+def test_config_show_masks_secrets(tmp_path: Path) -> None:
+    secret = "vN3kq0Zt7yXw2LrB9pHs4EdJ6mUcAf8G"
+
+    answer = run("config", "show", cwd=tmp_path, settings={"JWT_SECRET": secret, "WORKERS": "3"})
+
+    assert answer.returncode == 0
+    assert "WORKERS=3\n" in answer.stdout
+    assert "JWT_SECRET=********\n" in answer.stdout
+    assert secret not in answer.stdout + answer.stderr
+
+
+def test_config_check_ends_with_78_when_something_is_wrong(tmp_path: Path) -> None:
+    wrong = run("config", "check", cwd=tmp_path, settings={"WORKERS": "many"})
+
+    assert wrong.returncode == 78
+    assert wrong.stderr.startswith("WORKERS is 'many'; it must be ")
+    assert run("config", "check", cwd=tmp_path).returncode == 0
+
+
+def test_an_address_that_cannot_be_bound_ends_with_74(tmp_path: Path) -> None:
+    answer = run("serve", "--http", "192.0.2.1:1", "--smtp", "127.0.0.1:0", cwd=tmp_path)
+
+    assert answer.returncode == 74
+    assert "Traceback" not in answer.stderr
