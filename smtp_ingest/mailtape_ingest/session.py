@@ -236,11 +236,15 @@ class Session(Generic[Destination]):
         end = incoming.find(b"\n")
         line = bytes(incoming if end < 0 else incoming[:end])
         is_auth = self._phase is not _Phase.COMMAND or line[:5].upper() == b"AUTH "
-        if len(line) >= (AUTH_OCTETS if is_auth else COMMAND_OCTETS):
-            self.hang_up(replies.LINE_TOO_LONG)
-            return True
-        if b"\0" in line or b"\r" in line[:-1] or (end >= 0 and not line.endswith(b"\r")):
+        limit = AUTH_OCTETS if is_auth else COMMAND_OCTETS
+        line = line[:limit]
+        is_too_long = len(line) == limit
+        ends_bare = end >= 0 and not is_too_long and not line.endswith(b"\r")
+        if b"\0" in line or b"\r" in line[:-1] or ends_bare:
             self.hang_up(replies.BARE_LINE_END)
+            return True
+        if is_too_long:
+            self.hang_up(replies.LINE_TOO_LONG)
             return True
         if end < 0:
             return False
@@ -331,11 +335,10 @@ class Session(Generic[Destination]):
                 return self._unknown(text)
 
     def _unknown(self, text: str) -> Reply | None:
-        """Refuse; to a web browser that was lured here say nothing at all that it could show."""
+        """Refuse; to a browser that was lured here say nothing that it could take for an answer."""
         if not self._helo and text.upper().endswith((" HTTP/1.0", " HTTP/1.1", " HTTP/2.0")):
             self._phase = _Phase.CLOSED
             self._incoming.clear()
-            self._outgoing.clear()
             return None
         return replies.UNKNOWN_COMMAND
 
