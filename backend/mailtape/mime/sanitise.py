@@ -185,6 +185,10 @@ def _link(value: str) -> str | None:
 def _picture(value: str) -> str | None:
     mail = _current.get()
     url = _plain_url(value)
+    if url[:4].lower() == "cid:":
+        key = url[4:].lower()
+        own = mail.pictures.get(unquote(key).strip("<>") if "%" in key or "<" in key else key)
+        return None if own is None else f"attachments/{own}"
     if len(url) > mail.limits.data_url_chars:
         mail.defects["picture"] = None
         return None
@@ -193,9 +197,7 @@ def _picture(value: str) -> str | None:
         return HELD_BACK + url if _REMOTE.match(url) else None
     if url.startswith("attachments/") and url[12:] in mail.own:
         return url
-    lower = url.lower()
-    key = unquote(lower[4:]).strip("<>") if lower.startswith("cid:") else lower
-    if (own := mail.pictures.get(key)) is not None:
+    if (own := mail.pictures.get(url.lower())) is not None:
         return f"attachments/{own}"
     if _REMOTE.match(url):
         return HELD_BACK + url if len(url) <= mail.limits.url_chars else None
