@@ -1,0 +1,60 @@
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from mailtape.rows import schema
+from mailtape.rows.schema import SchemaState, SchemaTooNew
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    return tmp_path / "mailtape.sqlite3"
+
+
+def do(rows: Path, statement: str) -> list[tuple[str]]:
+    with closing(sqlite3.connect(rows)) as connection, connection:
+        return connection.execute(statement).fetchall()
+
+
+def test_a_missing_file_is_empty_and_stays_missing(rows: Path) -> None:
+    assert schema.state(rows) is SchemaState.EMPTY
+    assert not rows.exists()
+
+
+def test_an_empty_file_gets_the_schema_and_needs_no_copy(rows: Path) -> None:
+    done = schema.migrate(rows)
+
+    assert (done.before, done.copy) == (SchemaState.EMPTY, None)
+    assert schema.state(rows) is SchemaState.CURRENT
+
+
+def test_the_same_again_changes_nothing(rows: Path) -> None:
+    schema.migrate(rows)
+
+    assert schema.migrate(rows).before is SchemaState.CURRENT
+    assert sorted(path.name for path in rows.parent.glob("*before*")) == []
+
+
+def test_a_schema_from_the_future_is_refused_and_left_alone(rows: Path) -> None:
+    schema.migrate(rows)
+    do(rows, "UPDATE alembic_version SET version_num = '9999'")
+
+    with pytest.raises(SchemaTooNew, match=r"newer than this release"):
+        schema.migrate(rows)
+
+    assert do(rows, "SELECT version_num FROM alembic_version") == [("9999",)]
+
+
+def test_the_copy_before_a_migration_is_whole_and_replaces_an_unfinished_one(rows: Path) -> None:
+    schema.migrate(rows)
+    do(rows, "INSERT INTO tiers VALUES ('mine', '{}', '[]')")
+    unfinished = rows.with_name("mailtape.before-migration-from-0001.sqlite3")
+    unfinished.write_bytes(b"half")
+
+    copy = schema._copy(rows)
+
+    assert copy == unfinished
+    assert do(copy, "SELECT name FROM tiers") == [("mine",)]
+    assert schema.state(copy) is SchemaState.CURRENT
