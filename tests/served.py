@@ -4,13 +4,18 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+
+from processes import free_ports, is_running, peak_bytes, resident_bytes, tree
 
 MAILTAPE = Path(sys.executable).with_name("mailtape")
 START_SECONDS = 30
+STOP_SECONDS = 35
+"""The server promises to drain within 30."""
 COMMAND_SECONDS = 60
 
 
@@ -39,51 +44,122 @@ def run(
     )
 
 
-@dataclass
 class Served:
-    """A running `mailtape serve`."""
+    """A `mailtape serve` on a folder: started, ended or killed, and started again where it was."""
 
     process: subprocess.Popen[str]
-    http: str
-    """`http://127.0.0.1:PORT`."""
-    smtp: str
-    """`127.0.0.1:PORT`."""
     said: str
     """What it printed until it was ready."""
 
+    def __init__(self, folder: Path, log: Path, settings: Mapping[str, str]) -> None:
+        self.folder = folder
+        self.log = log
+        self._settings = settings
+        smtp, http = free_ports(2)
+        self.http = f"http://127.0.0.1:{http}"
+        self.smtp = f"127.0.0.1:{smtp}"
+        self.smtp_port = smtp
+
+    @property
+    def pid(self) -> int:
+        """The server's process id."""
+        return self.process.pid
+
+    @property
+    def children(self) -> list[int]:
+        """The process ids of what the server started."""
+        return tree(self.pid)[1:]
+
+    @property
+    def token(self) -> str:
+        """The token of the first start."""
+        given = self._settings.get("MAILTAPE_API_TOKEN")
+        return given or (self.folder / "token").read_text().strip()
+
+    def start(self) -> None:
+        """Start it and wait until it is ready."""
+        command = [MAILTAPE, "serve", "--data", self.folder]
+        command += ["--http", self.http.removeprefix("http://"), "--smtp", self.smtp]
+        with self.log.open("a") as errors:
+            self.process = subprocess.Popen(
+                command,
+                cwd=self.log.parent,  # away from a developer's .env
+                env=environment(**self._settings),
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
+        gave_up = threading.Timer(START_SECONDS, self.process.kill)
+        gave_up.start()
+        self.said = line = ""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.said += line
+            if line.startswith("ready "):
+                break
+        gave_up.cancel()
+        assert line.startswith("ready "), f"it ended before: {self.log.read_text()[-8000:]}"
+        assert line.split()[1:3] == [self.http, f"smtp://{self.smtp}"]
+
+    def ask_to_stop(self) -> None:
+        """Send SIGTERM and go on."""
+        self.process.send_signal(signal.SIGTERM)
+
     def stop(self) -> int:
         """Ask it to end and wait for that."""
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(START_SECONDS)
+        self.ask_to_stop()
+        return self.process.wait(STOP_SECONDS)
+
+    def kill(self) -> None:
+        """Kill the server, and wait until its children have noticed and gone."""
+        children = self.children
+        self.process.kill()
+        self._gone(children)
+
+    def resident_bytes(self) -> int:
+        """Tell how much memory the server itself has."""
+        return resident_bytes(self.pid)
+
+    def peak_bytes(self) -> list[int]:
+        """Tell the most memory that each of the children ever had."""
+        return [peak_bytes(child) for child in self.children]
+
+    def close(self) -> None:
+        """Make sure that nothing of it runs any more."""
+        children = self.children if is_running(self.pid) else []
+        if self.process.poll() is None:
+            self.process.kill()
+        self._gone(children)
+
+    def _gone(self, children: list[int]) -> None:
+        self.process.wait(STOP_SECONDS)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+        deadline = time.monotonic() + STOP_SECONDS
+        while left := [child for child in children if is_running(child)]:
+            if time.monotonic() > deadline:
+                for child in left:
+                    os.kill(child, signal.SIGKILL)
+                raise AssertionError(f"children that outlived their server: {left}")
+            time.sleep(0.01)
 
 
 @contextmanager
 def serving(folder: Path, log: Path, **settings: str) -> Iterator[Served]:
-    """Serve a folder on free ports for as long as the context lasts."""
-    command = [MAILTAPE, "serve", "--data", folder, "--http", "127.0.0.1:0", "--smtp"]
-    with log.open("a") as errors:
-        process = subprocess.Popen(
-            [*command, "127.0.0.1:0"],
-            cwd=log.parent,
-            env=environment(**settings),
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-        )
+    """Serve a folder on free ports for as long as the context lasts.
+
+    Whatever a test does to it from outside, nothing in it may fail in a way that nobody foresaw:
+    a traceback in its log fails the test. On a failure the log is shown.
+    """
+    served = Served(folder, log, settings)
+    begin = log.stat().st_size if log.exists() else 0
     try:
-        assert process.stdout is not None
-        said = ""
-        for line in process.stdout:
-            said += line
-            if line.startswith("ready "):
-                break
-        else:
-            raise AssertionError(f"ended before it was ready: {log.read_text()}")
-        _, http, smtp, *_ = line.split()
-        yield Served(process, http, smtp.removeprefix("smtp://"), said)
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait(START_SECONDS)
-        if process.stdout is not None:
-            process.stdout.close()
+        served.start()
+        try:
+            yield served
+        finally:
+            served.close()
+        assert "Traceback" not in log.read_text()[begin:], "it failed in a way nobody foresaw"
+    except BaseException:
+        print(f"--- the end of {log}\n{log.read_text()[begin:][-20_000:]}")
+        raise

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from processes import free_ports, resident_bytes, tree
+
 TOKEN = "bench-" + "t" * 40
 READY_WITHIN = 60.0
 """Seconds from start to `ready`; a migration of an empty folder is part of it."""
@@ -31,7 +33,7 @@ class Server:
 
     def resident_bytes(self) -> int:
         """Resident memory summed over the process tree; a shared page counts once a process."""
-        return sum(_resident_bytes(pid) for pid in _tree(self.pid))
+        return sum(resident_bytes(pid) for pid in tree(self.pid))
 
 
 @contextlib.contextmanager
@@ -71,15 +73,6 @@ def sinking() -> Iterator[int]:
         _end(process, 5.0)
 
 
-def free_ports(count: int) -> list[int]:
-    """Loopback ports that nothing listened on a moment ago."""
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]
-
-
 def _wait_until_ready(process: subprocess.Popen[bytes], log: Path) -> None:
     assert process.stdout is not None
     gave_up = threading.Timer(READY_WITHIN, process.kill)
@@ -114,23 +107,3 @@ def _end(process: subprocess.Popen[bytes], within: float) -> None:
         process.kill()
         process.wait()
         sys.stderr.write(f"{process.args!r} did not end within {within:g} s of SIGTERM\n")
-
-
-def _tree(root: int) -> list[int]:
-    parents = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # it ended meanwhile
-            # proc(5): the name stands in parentheses and may hold anything, then state and parent.
-            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
-    tree = [root]
-    for pid in tree:  # grows while it is walked
-        tree += [child for child, parent in parents.items() if parent == pid]
-    return tree
-
-
-def _resident_bytes(pid: int) -> int:
-    with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
-                return int(line.split()[1]) * 1024
-    return 0

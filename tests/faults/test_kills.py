@@ -1,0 +1,64 @@
+"""Server and workers are killed at random moments while mail arrives, and nothing is lost."""
+
+import os
+import random
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from inbox import Inbox, assert_sound, reading
+from senders import Senders, compare, numbered
+from served import Served, serving
+
+pytestmark = pytest.mark.e2e
+
+SEEN_WITHIN = 60.0
+"""Seconds after the last restart; what is not visible by then is lost."""
+CHECKED_RAW = 50
+
+
+def test_nothing_acknowledged_is_lost_or_doubled_when_processes_are_killed(
+    tmp_path: Path, chance: random.Random, tell: Callable[..., None], *, soak: bool
+) -> None:
+    mails, kills = (5_000, 30) if soak else (1_500, 8)
+    # One after the other, so that both kinds are killed whatever the chance: server, worker, …
+    moments = sorted(chance.sample(range(1, mails), kills - 1))
+    with serving(tmp_path / "var", tmp_path / "log") as served, reading(served) as inbox:
+        senders = Senders(served.smtp, numbered(mails))
+        senders.start()
+        for number, moment in enumerate(moments):
+            senders.wait_for(moment)
+            if number % 2:
+                _kill_a_worker(served, chance)
+            else:
+                served.kill()
+                served.start()
+        account = senders.join(120)
+        served.kill()  # with whatever the workers have not got through yet
+        served.start()
+        inbox.wait_until_stored(SEEN_WITHIN)
+
+        record = compare(account, inbox.subjects())
+        tell(record)
+        assert record.attempt == mails
+        assert (record.lost, record.dup, record.unexpected) == (0, 0, 0), record
+        assert record.acked + record.ambiguous == mails, account.refusals
+        assert {reply[:1] for reply in account.refusals} <= {b"4"}, account.refusals
+        _assert_raw_is_what_was_sent(inbox, mails, chance)
+        assert served.stop() == 0
+    assert_sound(tmp_path / "var")
+
+
+def _kill_a_worker(served: Served, chance: random.Random) -> None:
+    if children := served.children:
+        with suppress(ProcessLookupError):
+            os.kill(chance.choice(children), signal.SIGKILL)
+
+
+def _assert_raw_is_what_was_sent(inbox: Inbox, mails: int, chance: random.Random) -> None:
+    sent = dict(numbered(mails))
+    for message in chance.sample(list(inbox.listed()), CHECKED_RAW):
+        assert inbox.raw(message["id"]) == sent[message["subject"]]
