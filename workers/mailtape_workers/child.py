@@ -34,9 +34,13 @@ def main(arguments: list[str]) -> None:
     while True:
         try:
             mails = decode(connection.recv_bytes())
-        except EOFError:
+        except (EOFError, ConnectionError):
             return
-        connection.send_bytes(encode([pack(raw, understand(raw, limits)) for raw in mails]))
+        understood = encode([pack(raw, understand(raw, limits)) for raw in mails])
+        try:
+            connection.send_bytes(understood)
+        except ConnectionError:  # the parent was killed; whoever starts next asks again
+            return
 
 
 if __name__ == "__main__":
