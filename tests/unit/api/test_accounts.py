@@ -1,6 +1,8 @@
 import asyncio
 import random
+import time
 from datetime import timedelta
+from statistics import median
 
 import httpx
 import pytest
@@ -135,6 +137,24 @@ async def test_who_has_no_account_is_answered_as_who_has_the_wrong_password(
         assert other.status_code == wrong.status_code
         assert other.content == wrong.content
         assert sorted(other.headers.items()) == sorted(wrong.headers.items())
+
+
+async def test_an_unknown_account_costs_as_much_work_as_a_wrong_password(
+    installed: Installed,
+) -> None:
+    """Processor time, because a busy machine does not change it; without the hash it is a tenth."""
+    rules = FailureRules(per_account=1_000, per_client=1_000)
+    spent: dict[str, list[float]] = {"ada@example.org": [], "nobody@example.org": []}
+    async with installed(failures=rules) as installation:
+        await register(installation.client)
+        for _ in range(10):
+            for email, times in spent.items():
+                before = time.process_time()
+                await log_in(installation.client, email, password="not the password")
+                times.append(time.process_time() - before)
+
+    wrong, unknown = (median(times) for times in spent.values())
+    assert 0.6 < unknown / wrong < 1.6
 
 
 async def test_closed_registration_says_so(installed: Installed) -> None:
