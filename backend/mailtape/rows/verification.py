@@ -5,7 +5,7 @@ checked in bounded memory; each answer names what is wrong by ids.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from sqlalchemy import (
     Integer,
@@ -30,6 +30,8 @@ from mailtape.rows.events import MESSAGE_STORED, Event
 from mailtape.rows.messages import Message
 from mailtape.rows.organisations import Organisation
 from mailtape.rows.usage import Usage
+
+K = TypeVar("K", bound=tuple[IngestId, OrganisationId])
 
 _SEARCH = table("message_search", column("rowid", Integer), column("organisation", String))
 _CHECK_SEARCH = text("INSERT INTO message_search (message_search) VALUES ('integrity-check')")
@@ -91,10 +93,19 @@ def messages(session: Session, after: int, most: int) -> list[MessageFacts]:
     ]
 
 
-def of_body(
+def count(session: Session) -> int:
+    """Count the messages of all organisations."""
+    return session.scalar(select(func.count()).select_from(Message)) or 0
+
+
+def of_bodies(session: Session, keys: Sequence[K]) -> dict[K, list[MessageFacts]]:
+    """List the messages of each body; the ids of those begin with the ingest id's millisecond."""
+    return {key: _of_body(session, *key) for key in keys}
+
+
+def _of_body(
     session: Session, ingest_id: IngestId, organisation_id: OrganisationId
 ) -> list[MessageFacts]:
-    """List the messages that share a body; the ids of all begin with the same millisecond."""
     millisecond = ingest_id[:6]
     found = _messages().where(
         Message.organisation_id == organisation_id,

@@ -79,6 +79,7 @@ class Tally:
 
     organisations: int = 0
     messages: int = 0
+    messages_with_body: int = 0
     bodies: int = 0
     attachments: int = 0
     queued: int = 0
@@ -120,9 +121,9 @@ async def verify(
     for account in accounts:
         async for finding in _check_account(database, account):
             yield finding
-    async for finding in _check_messages(database, bodies, {a.id for a in accounts}, tally):
-        yield finding
     async for finding in _check_bodies(database, bodies, named, tally):
+        yield finding
+    async for finding in _check_messages(database, bodies, {a.id for a in accounts}, tally):
         yield finding
     async for finding in _check_search(database):
         yield finding
@@ -179,7 +180,7 @@ async def _check_messages(
     database: Database, bodies: Bodies, organisations: set[OrganisationId], tally: Tally
 ) -> AsyncIterator[Finding]:
     after = 0
-    seen: set[BodyKey] = set()
+    all_have_bodies = tally.messages_with_body == await database.read(verification.count)
     while page := await database.read(verification.messages, after, _PAGE):
         until = page[-1].number
         tally.messages += len(page)
@@ -187,11 +188,10 @@ async def _check_messages(
             if message.organisation_id not in organisations:
                 yield Finding(Kind.ORGANISATION_MISSING, _named(message))
             key = BodyKey(message.ingest_id, message.organisation_id)
-            if key not in seen and await bodies.content(key) is None:
+            if not all_have_bodies and await bodies.content(key) is None:
                 yield Finding(
                     Kind.BODY_MISSING, f"{_named(message)} has no body {to_text(key.ingest_id)}"
                 )
-        seen = {BodyKey(message.ingest_id, message.organisation_id) for message in page}
         for message in await database.read(verification.without_event, after, until):
             yield Finding(
                 Kind.EVENT_MISSING, f"{_named(message)} is not told of by event {message.sequence}"
@@ -207,14 +207,13 @@ async def _check_bodies(
     after: BodyKey | None = None
     while page := await bodies.keys(after, _PAGE):
         tally.bodies += len(page)
-        without: list[BodyKey] = []
-        for key in page:
-            messages = await database.read(verification.of_body, *key)
-            if not messages and key.ingest_id not in queued:
-                without.append(key)
+        messages_of = await database.read(verification.of_bodies, page)
+        for key, messages in messages_of.items():
+            tally.messages_with_body += len(messages)
             async for finding in _check_body(bodies, key, messages, tally):
                 yield finding
-        async for finding in _check_unnamed(database, without):
+        unnamed = [key for key, messages in messages_of.items() if not messages]
+        async for finding in _check_unnamed(database, unnamed, queued):
             yield finding
         after = page[-1]
 
@@ -261,10 +260,15 @@ async def _check_body(
         yield Finding(Kind.ATTACHMENT_UNNAMED, f"{whose}: no content names attachment {name}")
 
 
-async def _check_unnamed(database: Database, keys: list[BodyKey]) -> AsyncIterator[Finding]:
+async def _check_unnamed(
+    database: Database, keys: list[BodyKey], queued: set[IngestId]
+) -> AsyncIterator[Finding]:
     """Tell apart the body of a deleted message and the body of a mail that was never shown."""
-    for organisation_id in {key.organisation_id for key in keys}:
-        ingest_ids = [key.ingest_id for key in keys if key.organisation_id == organisation_id]
+    waiting_for_nothing = [key for key in keys if key.ingest_id not in queued]
+    for organisation_id in {key.organisation_id for key in waiting_for_nothing}:
+        ingest_ids = [
+            key.ingest_id for key in waiting_for_nothing if key.organisation_id == organisation_id
+        ]
         deleted = await database.read(verification.deleted, organisation_id, ingest_ids)
         for ingest_id in ingest_ids:
             whose = f"body {to_text(ingest_id)} of organisation {to_text(organisation_id)}"

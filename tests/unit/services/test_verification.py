@@ -100,7 +100,9 @@ async def test_finds_nothing_on_clean_data(kept: Kept) -> None:
     found = verify(kept.stores.database, kept.stores.bodies, contents(kept.folder.queue), tally)
 
     assert [finding async for finding in found] == []
-    assert tally == Tally(organisations=1, messages=4, bodies=3, attachments=1, queued=1)
+    assert tally == Tally(
+        organisations=1, messages=4, messages_with_body=4, bodies=3, attachments=1, queued=1
+    )
 
 
 async def test_names_a_message_whose_body_was_deleted(kept: Kept) -> None:
