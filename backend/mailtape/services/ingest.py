@@ -78,12 +78,17 @@ async def ingest(
     return Ingested(envelope.ingest_id, statuses)
 
 
+def reply_to(error: Refused) -> str:
+    """Say why a recipient is refused, in the words of SMTP."""
+    return next(_REPLIES[base] for base in type(error).__mro__ if base in _REPLIES)
+
+
 async def _answer(recipients: Recipients, given: str, octets: int) -> Delivery | str:
     """Resolve a recipient, or say why not."""
     try:
         destination = await recipients.resolve(address.mailbox(given, smtputf8=True))
     except Refused as error:
-        return next(_REPLIES[base] for base in type(error).__mro__ if base in _REPLIES)
+        return reply_to(error)
     if destination.message_bytes is not None and octets > destination.message_bytes:
         return _TOO_LARGE
     return destination.delivery

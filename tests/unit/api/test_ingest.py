@@ -1,0 +1,189 @@
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+
+from installation import Installation
+from mailtape.domain import errors, ids
+from mailtape.domain.errors import MailtapeError
+from mailtape.domain.ids import OrganisationId
+from mailtape.services.ingest import ingest, reply_to
+from mailtape_ingest import replies
+from postroom import a_mail
+
+MAIL = {"Content-Type": "message/rfc822"}
+
+
+@pytest.fixture
+async def acme(installation: Installation) -> OrganisationId:
+    return await installation.an_organisation("acme")
+
+
+@pytest.fixture
+async def bearer(installation: Installation, acme: OrganisationId) -> dict[str, str]:
+    return installation.as_bearer(await installation.a_token(acme))
+
+
+async def hand_over(
+    installation: Installation, bearer: dict[str, str], query: str, raw: bytes, **headers: str
+) -> httpx.Response:
+    return await installation.client.post(
+        f"/ingest?{query}", content=raw, headers=bearer | MAIL | headers
+    )
+
+
+async def test_what_is_answered_202_is_in_the_queue(
+    installation: Installation, acme: OrganisationId, bearer: dict[str, str]
+) -> None:
+    raw = b"Subject: \x00\xff bytes\n\nas they are\r" * 100
+
+    response = await hand_over(
+        installation,
+        bearer,
+        "recipient=QA%2Brun7@acme.mail.example.com&recipient=nobody@elsewhere.example"
+        "&recipient=broken&sender=shop@example.org",
+        raw,
+        **{"Idempotency-Key": "key-1"},
+    )
+
+    (leased,) = await installation.parts.queue.lease(10, 2**20)
+    assert response.status_code == 202
+    assert response.json() == {
+        "id": ids.to_text(leased.envelope.ingest_id),
+        "recipients": [
+            {"address": "QA+run7@acme.mail.example.com", "status": "accepted"},
+            {"address": "nobody@elsewhere.example", "status": "550 5.1.1 No such mailbox"},
+            {"address": "broken", "status": replies_text("address_syntax")},
+        ],
+    }
+    assert leased.raw == raw
+    assert leased.envelope.mail_from == "shop@example.org"
+    assert leased.envelope.idempotency_key == "key-1"
+    assert leased.envelope.client_address == "127.0.0.1"
+    (delivery,) = leased.envelope.deliveries
+    assert delivery.recipient == "qa+run7@acme.mail.example.com"
+    assert delivery.organisation_id == acme
+
+
+def replies_text(code: str) -> str:
+    return replies.for_error(errors.Invalid("", code=code)).wire.decode().strip()
+
+
+async def test_a_recipient_named_twice_is_answered_twice_and_delivered_once(
+    installation: Installation, bearer: dict[str, str]
+) -> None:
+    response = await hand_over(
+        installation,
+        bearer,
+        "recipient=qa@acme.mail.example.com&recipient=QA@acme.mail.example.com",
+        a_mail(),
+    )
+
+    (leased,) = await installation.parts.queue.lease(10, 2**20)
+    assert [r["status"] for r in response.json()["recipients"]] == ["accepted", "accepted"]
+    assert len(leased.envelope.deliveries) == 1
+
+
+async def test_nothing_is_kept_when_no_recipient_is_accepted(
+    installation: Installation, bearer: dict[str, str]
+) -> None:
+    response = await hand_over(installation, bearer, "recipient=x@elsewhere.example", a_mail())
+
+    assert response.status_code == 422
+    assert response.json()["errors"] == [
+        {
+            "detail": "550 5.1.1 No such mailbox",
+            "field": "recipient",
+            "code": "recipient_refused",
+        }
+    ]
+    assert (await installation.parts.queue.depth()).waiting == 0
+
+
+async def test_a_mail_larger_than_the_tier_allows_is_refused_as_on_the_wire(
+    installation: Installation, acme: OrganisationId
+) -> None:
+    await installation.an_organisation("small", "free")
+
+    done = await ingest(
+        installation.parts.queue,
+        installation.parts.recipients,
+        b"x" * (10 * 2**20 + 1),
+        now_us=1,
+        sender="",
+        addresses=["qa@small.mail.example.com"],
+        client_address="",
+        idempotency_key="",
+    )
+
+    assert done.id is None
+    assert [r.status for r in done.recipients] == [
+        replies.TOO_LARGE_FOR_MAILBOX.wire.decode().strip()
+    ]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.NotFound("", code="address_unknown"),
+        errors.Forbidden("", code="organisation_suspended"),
+        errors.Invalid("", code="address_syntax"),
+    ],
+)
+def test_a_refusal_has_the_words_of_the_wire(error: MailtapeError) -> None:
+    assert reply_to(error) == replies.for_error(error).wire.decode().strip()
+
+
+@pytest.mark.parametrize(
+    ("query", "headers", "raw", "status"),
+    [
+        ("", {}, b"x", 422),
+        ("recipient=qa@acme.mail.example.com", {}, b"", 422),
+        ("recipient=qa@acme.mail.example.com&sender=broken", {}, b"x", 422),
+        ("recipient=qa@acme.mail.example.com", {"Content-Type": "text/plain"}, b"x", 415),
+        (
+            "recipient=qa@acme.mail.example.com",
+            {"Content-Type": "application/x-www-form-urlencoded"},
+            b"x",
+            415,
+        ),
+        ("recipient=qa@acme.mail.example.com", {"Idempotency-Key": "x" * 256}, b"x", 422),
+        ("recipient=qa@acme.mail.example.com", {"Idempotency-Key": "a b"}, b"x", 422),
+        ("&".join(["recipient=qa@acme.mail.example.com"] * 1001), {}, b"x", 422),
+        ("recipient=" + "x" * 321, {}, b"x", 422),
+    ],
+)
+async def test_refuses_a_request_that_breaks_its_rules(
+    installation: Installation,
+    bearer: dict[str, str],
+    query: str,
+    headers: dict[str, str],
+    raw: bytes,
+    status: int,
+) -> None:
+    response = await hand_over(installation, bearer, query, raw, **headers)
+
+    assert response.status_code == status
+    assert response.headers["content-type"] == "application/problem+json"
+    assert (await installation.parts.queue.depth()).waiting == 0
+
+
+async def test_a_mail_beyond_the_limit_is_refused_while_it_arrives(
+    installation: Installation, bearer: dict[str, str]
+) -> None:
+    limit = installation.parts.settings.message_max_bytes
+    sent = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal sent
+        while sent < 4 * limit:
+            sent += 2**20
+            yield bytes(2**20)
+
+    response = await installation.client.post(
+        "/ingest?recipient=qa@acme.mail.example.com", content=endless(), headers=bearer | MAIL
+    )
+
+    assert response.status_code == 413
+    assert sent <= limit + 2 * 2**20
+    assert (await installation.parts.queue.depth()).waiting == 0
