@@ -251,7 +251,7 @@ async def test_every_reply_gives_the_client_its_time_anew(open_house: OpenHouse)
 
 
 async def test_a_slow_hand_over_is_not_the_clients_fault(open_house: OpenHouse, gate: Gate) -> None:
-    house = await open_house(queue=gate, deadlines=Deadlines(command=0.1, farewell=1))
+    house = await open_house(queue=gate, deadlines=Deadlines(command=0.1, message=0.1, farewell=1))
     client = await house.client()
     await client.starts_data()
     await client.send(b".\r\n")
