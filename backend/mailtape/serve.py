@@ -26,7 +26,7 @@ from mailtape.data_folder import DataFolder
 from mailtape.domain.account import LOCAL_SLUG, Scope
 from mailtape.domain.errors import Unauthenticated
 from mailtape.domain.ids import OrganisationId
-from mailtape.domain.session import SessionRules
+from mailtape.domain.session import FailureRules, SessionRules
 from mailtape.rows import organisations
 from mailtape.rows.database import Session
 from mailtape.services import retention, tokens
@@ -47,6 +47,8 @@ from mailtape_workers.schedule import every
 
 log = structlog.get_logger(__name__)
 
+_KEEP_ALIVE_SECONDS = 75
+"""As nginx: clients that poll now and then keep their connection."""
 _TRIM_SECONDS = 30.0
 _SWEEP_SECONDS = 3600.0
 _TIDY_SECONDS = 60.0
@@ -170,6 +172,11 @@ def _parts(
                 absolute_limit=timedelta(days=settings.session_absolute_limit_days),
                 idle_limit=timedelta(days=settings.session_idle_limit_days),
             ),
+            failures=FailureRules(
+                per_account=settings.auth_failures_per_account,
+                per_client=settings.auth_failures_per_client,
+                window=timedelta(minutes=settings.auth_failure_window_minutes),
+            ),
             message_max_bytes=settings.smtp_max_message_bytes,
         ),
         database=stores.database,
@@ -211,6 +218,7 @@ async def _http(settings: Settings, parts: Parts) -> AsyncIterator[HostPort]:
             log_config=None,
             access_log=False,
             server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=settings.drain_timeout_seconds,
         )
     )

@@ -17,7 +17,7 @@ import msgspec
 
 from mailtape.mime.limits import Limits
 from mailtape.mime.pack import pack
-from mailtape.mime.understand import understand
+from mailtape.mime.understand import Understood, understand, unparsed
 
 _NICENESS = 10  # the wire comes first: a mail that is understood later is late, not lost
 
@@ -36,11 +36,24 @@ def main(arguments: list[str]) -> None:
             mails = decode(connection.recv_bytes())
         except (EOFError, ConnectionError):
             return
-        understood = encode([pack(raw, understand(raw, limits)) for raw in mails])
+        understood = encode([pack(raw, _read(raw, limits)) for raw in mails])
         try:
             connection.send_bytes(understood)
         except ConnectionError:  # the parent was killed; whoever starts next asks again
             return
+
+
+def _read(raw: bytes, limits: Limits) -> Understood:
+    """Understand a mail; a parser that panics leaves it unparsed.
+
+    A panic of a Rust library is an exception outside of `Exception`.
+    """
+    try:
+        return understand(raw, limits)
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException:  # noqa: BLE001 - whatever a stranger's bytes can provoke
+        return unparsed(raw, limits)
 
 
 if __name__ == "__main__":

@@ -24,13 +24,17 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from mailtape.domain.errors import StoreFull, Unavailable
 from mailtape.rows.writing_thread import WritingThread
 
-__all__ = ["Database", "Session", "driver_errors", "from_sqlite", "prepare"]
+__all__ = ["Database", "Session", "driver_errors", "from_sqlite", "prepare", "shrink"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 READING_THREADS = 3
 _PAGE_CACHE_KIB = 16 * 1024
+_WAL_OCTETS = 16 * 2**20
+"""Moved into the file when the log has grown to this: rarely enough to move a page once that was
+written often, and little enough to be moved within a few hundredths of a second."""
+BLOB_PAGE_OCTETS = 16 * 1024
 
 
 class Database:
@@ -111,23 +115,34 @@ def from_sqlite(error: sqlite3.OperationalError) -> Unavailable:
     return Unavailable("The database cannot be used at the moment.")
 
 
-def prepare(connection: sqlite3.Connection) -> None:
+def prepare(connection: sqlite3.Connection, page_octets: int = 4096) -> None:
     """Set what holds for every connection to every SQLite file of ours.
 
     FULL, because with WAL anything less may forget the last commits when the power fails, and a
-    commit here is what 250 stands on.
+    commit here is what 250 stands on. Files of blobs take larger pages: a third less work to
+    write and to free a mail of 34 kB.
     """
     connection.isolation_level = None  # transactions begin where we say BEGIN, nowhere else
     for pragma in (
-        "auto_vacuum=INCREMENTAL",  # only has a say before the first table exists
+        f"page_size={page_octets}",  # this and the next have a say until the first table exists
+        "auto_vacuum=INCREMENTAL",
         "journal_mode=WAL",
         "synchronous=FULL",
         "foreign_keys=ON",
         "busy_timeout=5000",
         f"cache_size=-{_PAGE_CACHE_KIB}",
+        f"wal_autocheckpoint={_WAL_OCTETS // page_octets}",
         "temp_store=MEMORY",
     ):
         connection.execute(f"PRAGMA {pragma}")
+
+
+def shrink(connection: sqlite3.Connection, pages: int) -> int:
+    """Give up to so many free pages of a file back to the disk; tell how many."""
+    free: int = connection.execute("PRAGMA freelist_count").fetchone()[0]
+    # Each row of the answer is one page given back, so all of them must be fetched.
+    connection.execute(f"PRAGMA incremental_vacuum({pages:d})").fetchall()
+    return min(free, pages)
 
 
 def _engine(path: Path, begin: str) -> Engine:

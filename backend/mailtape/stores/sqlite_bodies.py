@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from mailtape.domain.ids import IngestId, OrganisationId
 from mailtape.ports.bodies import Blob, Body, BodyKey
-from mailtape.rows.database import driver_errors, prepare, shrink
+from mailtape.rows.database import BLOB_PAGE_OCTETS, driver_errors, prepare, shrink
 from mailtape.rows.writing_thread import WritingThread
 
 T = TypeVar("T")
@@ -174,5 +174,5 @@ class SqliteBodies:
 
     def _open(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, check_same_thread=False)
-        prepare(connection)
+        prepare(connection, BLOB_PAGE_OCTETS)
         return connection

@@ -26,7 +26,7 @@ from mailtape.domain.envelope import Envelope
 from mailtape.domain.errors import StoreFull
 from mailtape.domain.ids import IngestId
 from mailtape.ports.queue import Leased, Parked, QueueDepth
-from mailtape.rows.database import driver_errors, prepare, shrink
+from mailtape.rows.database import BLOB_PAGE_OCTETS, driver_errors, prepare, shrink
 from mailtape.rows.writing_thread import WritingThread
 
 T = TypeVar("T")
@@ -349,5 +349,5 @@ class SqliteQueue:
 
 def _open(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, check_same_thread=False)
-    prepare(connection)
+    prepare(connection, BLOB_PAGE_OCTETS)
     return connection

@@ -39,8 +39,9 @@ def test_reads_a_document_without_crlf_by_its_line_feeds() -> None:
     assert block.body_start == len(b"Subject: a\nTo: b\n\n")
 
 
-def test_the_crlf_at_the_end_of_data_makes_no_crlf_document() -> None:
-    assert newline_of(b"Subject: a\nTo: b\n\nbody\r\n") == b"\n"
+def test_a_single_crlf_makes_a_document_of_crlf() -> None:
+    assert newline_of(b"Subject: a\nTo: b\n\nbody\n") == b"\n"
+    assert newline_of(b"Subject: a\nTo: b\n\nbody\r\n") == b"\r\n"
     assert newline_of(b"Subject: a\nTo: b\r\n\r\n") == b"\r\n"
     assert newline_of(b"Subject: a\r\n") == b"\r\n"
 
