@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 
 from mailtape.api import documentation, errors
+from mailtape.api.counting import CountRequests
 from mailtape.api.deps import Parts
 from mailtape.api.middleware import BodyLimit, CatchBugs, SafeHeaders
 from mailtape.api.routes import (
@@ -78,4 +79,5 @@ def create_app(parts: Parts) -> FastAPI:
     )
     app.add_middleware(SafeHeaders)
     app.add_middleware(CatchBugs)
+    app.add_middleware(CountRequests)
     return app

@@ -45,6 +45,25 @@ async def test_shows_the_queue_and_what_was_accepted(installation: Installation)
     assert samples["mailtape_messages_accepted_total", "http"] == (before or 0) + 2
 
 
+async def test_counts_answers_by_template_and_what_strangers_make_up_as_one(
+    installation: Installation,
+) -> None:
+    def counted(*labels: str) -> float:
+        names = dict(zip(("method", "route", "status"), labels, strict=True))
+        return REGISTRY.get_sample_value("mailtape_http_requests_total", names) or 0
+
+    kinds = [("GET", "/messages/{message_id}", "401"), ("GET", "none", "404")]
+    kinds.append(("other", "none", "404"))
+    before = [counted(*kind) for kind in kinds]
+
+    for number in range(3):
+        await installation.client.get(f"/messages/{number}")
+        await installation.client.get(f"/made-up/{number}")
+        await installation.client.request(f"MADEUP{number}", f"/made-up/{number}")
+
+    assert [counted(*kind) - was for kind, was in zip(kinds, before, strict=True)] == [3, 3, 3]
+
+
 def test_every_metric_explains_itself() -> None:
     for family in REGISTRY.collect():
         assert family.name.startswith("mailtape_")

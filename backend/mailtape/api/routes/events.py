@@ -19,6 +19,7 @@ from mailtape.api.schemas.events import EventData
 from mailtape.domain.account import Principal, Scope
 from mailtape.domain.errors import Invalid, Refused, TooMany, Unavailable
 from mailtape.domain.event import StoredEvent
+from mailtape.metrics import HTTP_STREAMS
 from mailtape.services import events
 
 router = APIRouter(tags=["Events"])
@@ -94,14 +95,15 @@ def _resume(place: str | None, last: int) -> int:
 async def _written(
     pages: AsyncIterator[list[StoredEvent]], still_allowed: Callable[[], Awaitable[bool]]
 ) -> AsyncIterator[str]:
-    yield f"retry: {_RECONNECT_MS}\n\n"
-    checked = time.monotonic()
-    async for page in pages:
-        if time.monotonic() - checked >= CHECK_SECONDS:
-            if not await still_allowed():
-                return
-            checked = time.monotonic()
-        yield "".join(map(_as_text, page)) or ": nothing new\n\n"
+    with HTTP_STREAMS.track_inprogress():
+        yield f"retry: {_RECONNECT_MS}\n\n"
+        checked = time.monotonic()
+        async for page in pages:
+            if time.monotonic() - checked >= CHECK_SECONDS:
+                if not await still_allowed():
+                    return
+                checked = time.monotonic()
+            yield "".join(map(_as_text, page)) or ": nothing new\n\n"
 
 
 def _as_text(event: StoredEvent) -> str:

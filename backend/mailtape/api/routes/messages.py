@@ -21,6 +21,7 @@ from mailtape.api.schemas.messages import (
 from mailtape.domain.account import Principal
 from mailtape.domain.errors import Invalid, NotFound, NotSupported, TooMany, Unavailable
 from mailtape.domain.ids import MessageId, OrganisationId
+from mailtape.metrics import HTTP_STREAMS
 from mailtape.ports.bodies import Bodies
 from mailtape.rows.database import Database
 from mailtape.services import messages, views
@@ -85,7 +86,8 @@ async def wait_for_message(
     waiting = messages.wait(
         parts.database, parts.wakeups, principal.organisation_id, query, seconds=timeout
     )
-    found = await while_connected(request, waiting)
+    with HTTP_STREAMS.track_inprogress():
+        found = await while_connected(request, waiting)
     return Response(status_code=204) if found is None else MessageItem.of(found)
 
 
