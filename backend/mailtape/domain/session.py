@@ -5,9 +5,10 @@ that comes back after its successor was handed out has been copied, and nobody c
 so the whole session ends (RFC 9700, section 4.14.2).
 
 Two tabs of one browser may send the same token at the same moment. They are told apart from a
-thief by this: no answer to a refresh leaves before `overlap` has passed since the token was used.
-Who sends it within that time cannot have seen the answer, so it is the same request made twice,
-and gets the same successor. Who sends it later has seen the answer, or is somebody else.
+thief by this: no answer to a refresh leaves before `overlap` has passed without another copy of
+the token arriving. Who sends it within that time cannot have seen an answer, so it is the same
+request made twice, and gets the same successor. Who sends it later has seen the answer, or is
+somebody else.
 """
 
 from dataclasses import dataclass
@@ -26,8 +27,10 @@ class SessionRules:
     idle_limit: timedelta = timedelta(days=30)
     """From the last refresh."""
     overlap: timedelta = timedelta(milliseconds=250)
-    """How long the same refresh token may arrive again as the same request; each refresh takes
-    at least this long. More than a browser needs to send what its tabs ask for at once."""
+    """How long after a copy of a refresh token the next may arrive as the same request; each
+    refresh takes at least this long."""
+    longest_overlap: timedelta = timedelta(seconds=5)
+    """However many copies arrive, after the first one's arrival none is the same any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,8 @@ class RefreshFacts:
 
     expires_at: datetime
     used_at: datetime | None
+    """When it arrived last, as far as it was the same request; None for a fresh one."""
+    first_used_at: datetime | None
     successor_used: bool
     same_client: bool
     """Whether it comes from the same user agent as the use before."""
@@ -97,9 +102,10 @@ def judge_refresh(
     token: RefreshFacts, session: SessionFacts, rules: SessionRules, now: datetime
 ) -> RefreshVerdict:
     """Decide on a refresh token; a used one of an ended session is a replay all the same."""
-    if token.used_at is not None:
+    if token.used_at is not None and token.first_used_at is not None:
         repeated = (
             now < token.used_at + rules.overlap
+            and now < token.first_used_at + rules.longest_overlap
             and not token.successor_used
             and token.same_client
             and not is_over(session, rules, now)

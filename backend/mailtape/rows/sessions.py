@@ -41,6 +41,7 @@ class RefreshToken(Row):
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime]
     used_at: Mapped[datetime | None]
+    """When it arrived last, as far as it was the same request made again."""
     successor: Mapped[int | None]
     """`number` of the token that replaced this one."""
 
@@ -88,12 +89,14 @@ def owner_of_refresh(session: Session, token_hash: bytes) -> UserId | None:
     return None if found is None else UserId(found)
 
 
-def is_used(session: Session, number: int) -> bool:
-    """Tell whether the refresh token of this number has been used."""
-    return (
-        session.scalar(select(RefreshToken.used_at).where(RefreshToken.number == number))
-        is not None
-    )
+def successor_of(session: Session, token: RefreshToken) -> RefreshToken | None:
+    """Read the token that replaced this one; None when it is fresh."""
+    return None if token.successor is None else session.get(RefreshToken, token.successor)
+
+
+def last_used_at(session: Session, token_hash: bytes) -> datetime | None:
+    """Tell when a refresh token arrived last."""
+    return session.scalar(select(RefreshToken.used_at).where(RefreshToken.token_hash == token_hash))
 
 
 def use_refresh(session: Session, token: RefreshToken, successor: RefreshToken) -> None:

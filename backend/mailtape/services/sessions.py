@@ -134,11 +134,13 @@ async def refresh(
     *,
     client: Client,
     failures: FailureRules,
+    now: datetime,
     clock: Callable[[], datetime],
 ) -> Grant:
     """Exchange a refresh token for a new pair; the old one is used up.
 
-    Returns no sooner than the rules' `overlap` after the token's use: see `domain.session`.
+    `now` is when the request arrived, however long it had to wait for its turn since. Returns no
+    sooner than the rules' `overlap` after the token's last copy: see `domain.session`.
 
     Raises:
         Unauthenticated: `refresh_token_reused`, and its session has been ended, even when limited;
@@ -149,7 +151,6 @@ async def refresh(
     token_hash = _hash(issuer, text)
     owner = await database.read(sessions.owner_of_refresh, token_hash)
     counted = _failure_limits(owner, client, failures)
-    now = clock()
     try:
         await limits.check(counted, now)
     except TooMany:
@@ -161,7 +162,7 @@ async def refresh(
     if grant is None:
         await limits.count(counted, now)
         raise _reused() if verdict is RefreshVerdict.REPLAYED else _invalid()
-    await _outlast(grant.granted_at + issuer.rules.overlap, clock)
+    await _outlast_copies(database, token_hash, issuer.rules, clock)
     return grant
 
 
@@ -235,10 +236,12 @@ def _rotate(
     found = sessions.find_sign_in(session, SessionId(token.session_id)) if token else None
     if token is None or found is None:
         return RefreshVerdict.OVER, None
+    successor = sessions.successor_of(session, token)
     facts = RefreshFacts(
         expires_at=token.expires_at,
         used_at=token.used_at,
-        successor_used=token.successor is not None and sessions.is_used(session, token.successor),
+        first_used_at=successor.created_at if successor else None,
+        successor_used=successor is not None and successor.used_at is not None,
         same_client=found.session.user_agent == client.user_agent,
     )
     verdict = judge_refresh(facts, facts_of(found.session), issuer.rules, now)
@@ -247,16 +250,18 @@ def _rotate(
     if text is None or verdict not in {RefreshVerdict.ROTATE, RefreshVerdict.REPEAT}:
         return verdict, None
     role = _standing(found, issuer.rules, now)
-    successor = _successor_of(issuer, text)
-    if token.used_at is None:
-        row = _refresh_row(issuer, found.session.id, successor, now)
-        sessions.use_refresh(session, token, row)
+    new_text = _successor_of(issuer, text)
+    if successor is None:
+        successor = _refresh_row(issuer, found.session.id, new_text, now)
+        sessions.use_refresh(session, token, successor)
         found.session.last_seen_at = found.user.last_seen_at = now
         found.session.user_agent = client.user_agent
         found.session.client_address = client.address
+    else:
+        token.used_at = max(now, token.used_at or now)
     session_id = SessionId(found.session.id)
-    used_at = token.used_at or now
-    return verdict, Grant(found.user, role, found.organisation, session_id, successor, used_at)
+    granted_at = successor.created_at
+    return verdict, Grant(found.user, role, found.organisation, session_id, new_text, granted_at)
 
 
 def _standing(found: sessions.SignIn, rules: SessionRules, now: datetime) -> Role:
@@ -310,11 +315,15 @@ def _failure_limits(
     return limits
 
 
-async def _outlast(moment: datetime, clock: Callable[[], datetime]) -> None:
-    """Sleep until this moment has passed."""
-    left = moment - clock()
-    if left >= timedelta(0):
-        await asyncio.sleep((left + timedelta(milliseconds=5)).total_seconds())
+async def _outlast_copies(
+    database: Database, token_hash: bytes, rules: SessionRules, clock: Callable[[], datetime]
+) -> None:
+    """Sleep until no copy of this token has arrived for the rules' `overlap`."""
+    while (used_at := await database.read(sessions.last_used_at, token_hash)) is not None:
+        left = used_at + rules.overlap - clock()
+        if left <= timedelta(0):
+            return
+        await asyncio.sleep(left.total_seconds())
 
 
 def _ended() -> Unauthenticated:

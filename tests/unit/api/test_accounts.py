@@ -7,7 +7,7 @@ from statistics import median
 import httpx
 import pytest
 
-from installation import Installation, Installed
+from installation import OVERLAP, Installation, Installed
 from mailtape.domain.session import FailureRules
 from people import PASSWORD, is_let_in, log_in, refresh, register
 
@@ -326,6 +326,23 @@ async def test_tabs_that_refresh_at_the_same_moment_get_the_same_successor(
     successors = {answer.json()["refresh_token"] for answer in answers}
     assert len(successors) == 1
     assert (await refresh(client, successors.pop())).status_code == 200
+
+
+async def test_a_copy_that_arrives_late_but_before_any_answer_is_the_same_request(
+    client: httpx.AsyncClient,
+) -> None:
+    first = (await register(client)).json()["refresh_token"]
+    copies = []
+    for _ in range(6):
+        copies.append(asyncio.create_task(refresh(client, first)))
+        await asyncio.sleep(OVERLAP.total_seconds() * 0.4)  # the time between is the question
+        assert not any(copy.done() for copy in copies)
+
+    answers = [(await copy) for copy in copies]
+
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.json()["refresh_token"] for answer in answers}) == 1
+    assert (await refresh(client, first)).json()["code"] == "refresh_token_reused"
 
 
 async def test_another_program_is_no_tab_even_at_the_same_moment(

@@ -16,9 +16,14 @@ RULES = SessionRules()
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 SESSION = SessionFacts(created_at=NOW, last_seen_at=NOW, revoked_at=None)
 FRESH = RefreshFacts(
-    expires_at=NOW + RULES.refresh_lifetime, used_at=None, successor_used=False, same_client=True
+    expires_at=NOW + RULES.refresh_lifetime,
+    used_at=None,
+    first_used_at=None,
+    successor_used=False,
+    same_client=True,
 )
-USED = replace(FRESH, used_at=NOW)
+USED = replace(FRESH, used_at=NOW, first_used_at=NOW)
+LATE = NOW + RULES.longest_overlap
 MOMENT = timedelta(microseconds=1)
 
 
@@ -45,6 +50,8 @@ def test_a_session_is_over(session: SessionFacts, after: timedelta, *, over: boo
         (FRESH, SESSION, RULES.refresh_lifetime, RefreshVerdict.OVER),
         (USED, SESSION, RULES.overlap - MOMENT, RefreshVerdict.REPEAT),
         (USED, SESSION, RULES.overlap, RefreshVerdict.REPLAYED),
+        (replace(USED, used_at=LATE), SESSION, LATE - MOMENT - NOW, RefreshVerdict.REPEAT),
+        (replace(USED, used_at=LATE), SESSION, LATE - NOW, RefreshVerdict.REPLAYED),
         (replace(USED, same_client=False), SESSION, timedelta(0), RefreshVerdict.REPLAYED),
         (replace(USED, successor_used=True), SESSION, timedelta(0), RefreshVerdict.REPLAYED),
         (USED, replace(SESSION, revoked_at=NOW), timedelta(0), RefreshVerdict.REPLAYED),

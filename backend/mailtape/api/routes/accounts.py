@@ -96,6 +96,7 @@ async def refresh(
     response: Response,
     parts: GivenParts,
     client: GivenClient,
+    now: Now,
     body: RefreshRequest | None = None,
 ) -> SignInView:
     """Exchange a refresh token, from the cookie or the body, for a new pair; answers in kind.
@@ -117,6 +118,7 @@ async def refresh(
         token,
         client=client,
         failures=parts.settings.failures,
+        now=now,
         clock=parts.clock,
     )
     return _show(grant, parts, response, cookie=not in_body)
