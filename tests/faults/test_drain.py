@@ -1,0 +1,148 @@
+"""SIGTERM under load: what is under way is finished, everybody is told, nothing is lost."""
+
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from inbox import assert_sound, reading
+from processes import free_ports
+from senders import Line, Senders, compare, numbered, stuffed
+from served import Served, run, serving
+
+pytestmark = pytest.mark.e2e
+
+PER_SECOND = 200
+SHUTTING_DOWN = b"421 4.3.2"
+
+
+def test_sigterm_under_load_loses_nothing_and_tells_everybody(
+    tmp_path: Path, tell: Callable[..., None]
+) -> None:
+    with serving(tmp_path / "var", tmp_path / "log") as served, reading(served) as inbox:
+        senders = Senders(served.smtp, numbered(100_000), per_second=PER_SECOND)
+        senders.start()
+        senders.wait_for(PER_SECOND)
+        name, raw = next(numbered(1, prefix="half"))
+        waiting = Asking(served, "/messages/wait?address=nobody@example.net&timeout=60")
+        following = Asking(served, "/events")
+        with Line(served.smtp) as idle, Line(served.smtp) as busy:
+            idle.hello()
+            busy.hello()
+            assert busy.begin().startswith(b"354")
+            on_the_wire = stuffed(raw)
+            busy.socket.sendall(on_the_wire[:700])
+            waiting.wait_until_open()
+            following.wait_until_open()
+
+            asked = time.monotonic()
+            served.ask_to_stop()
+            assert idle.reply().startswith(SHUTTING_DOWN)
+            _assert_refuses_connections(served)
+            busy.socket.sendall(on_the_wire[700:])
+            assert busy.reply().startswith(b"250 2.0.0")
+            assert busy.reply().startswith(SHUTTING_DOWN)
+            code = served.process.wait(30)
+            took = time.monotonic() - asked
+
+        assert code == 0
+        assert took < 30
+        assert waiting.ended() == 204
+        assert following.ended() == 200
+        senders.enough()
+        account = senders.join(30)
+        account.attempted.add(name)
+        account.acknowledged.add(name)
+        assert account.ambiguous == set(), "a mail was left between its dot and its reply"
+        assert {reply[:9] for reply in account.refusals} <= {SHUTTING_DOWN}
+
+        served.close()
+        served.start()
+        inbox.wait_until_stored(60)
+        record = compare(account, inbox.subjects())
+        tell(record, f"drained in {took:.1f} s")
+        assert (record.lost, record.dup, record.unexpected) == (0, 0, 0), record
+        assert served.stop() == 0
+    assert_sound(tmp_path / "var")
+
+
+def test_sigint_is_sigterm(tmp_path: Path) -> None:
+    with serving(tmp_path / "var", tmp_path / "log") as served:
+        served.process.send_signal(signal.SIGINT)
+
+        assert served.process.wait(30) == 0
+
+
+@pytest.mark.parametrize("listener", ["--http", "--smtp"])
+def test_a_taken_port_ends_the_start_with_a_sentence(listener: str, tmp_path: Path) -> None:
+    free = dict(zip(("--http", "--smtp"), free_ports(2), strict=True))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        free[listener] = port = taken.getsockname()[1]
+        addresses = [part for flag, port in free.items() for part in (flag, f"127.0.0.1:{port}")]
+
+        ended = run("serve", "--data", tmp_path / "var", *addresses, cwd=tmp_path)
+
+    assert ended.returncode not in {0, -signal.SIGKILL}
+    assert "Traceback" not in ended.stderr
+    assert "ready" not in ended.stdout
+    said = ended.stderr.strip().splitlines()[-1]
+    assert "in use" in said, ended.stderr
+    assert str(port) in said, ended.stderr
+
+
+class Asking:
+    """A request that stays open, in a thread of its own."""
+
+    def __init__(self, served: Served, path: str) -> None:
+        self._url = served.http + path
+        self._token = served.token
+        self._open = threading.Event()
+        self._outcome: int | Exception | None = None
+        self._thread = threading.Thread(target=self._ask, daemon=True)
+        self._thread.start()
+
+    def wait_until_open(self) -> None:
+        """Wait until the server has the request in hand."""
+        assert self._open.wait(10)
+
+    def ended(self) -> int:
+        """Give the status once the answer has come to a proper end."""
+        self._thread.join(10)
+        assert not self._thread.is_alive(), "it never ends"
+        if isinstance(self._outcome, Exception):
+            raise self._outcome
+        assert self._outcome is not None
+        return self._outcome
+
+    def _ask(self) -> None:
+        headers = {"Authorization": f"Bearer {self._token}"}
+
+        def trace(event: str, _info: object) -> None:
+            if event == "http11.send_request_body.complete":
+                self._open.set()
+
+        with httpx.Client(trust_env=False, timeout=60) as client:
+            request = client.build_request(
+                "GET", self._url, headers=headers, extensions={"trace": trace, "timeout": {}}
+            )
+            try:
+                response = client.send(request, stream=True)
+                for _ in response.iter_bytes():  # raises when the end is missing
+                    pass
+            except httpx.HTTPError as error:
+                self._outcome = error
+            else:
+                self._outcome = response.status_code
+
+
+def _assert_refuses_connections(served: Served) -> None:
+    try:
+        with Line(served.smtp, seconds=5) as late:
+            assert late.reply().startswith(SHUTTING_DOWN)
+    except OSError:
+        return
