@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from email.message import EmailMessage
 
-from fakes import a_delivery, an_envelope, an_ingest_id
+from fakes import a_delivery, an_envelope
 from installation import Installation
 from mailtape.domain import ids
-from mailtape.domain.ids import OrganisationId
+from mailtape.domain.ids import IngestId, OrganisationId
 from mailtape.domain.message import Mailbox, Summary
 from mailtape.mime.pack import pack
 from mailtape.mime.understand import understand
@@ -49,7 +49,7 @@ async def deliver(
     accepted_us = accepted_us or time.time_ns() // 1000
     envelope = an_envelope(
         raw,
-        ingest_id=an_ingest_id(),
+        ingest_id=IngestId(ids.new_id(accepted_us // 1000)),
         accepted_us=accepted_us,
         deliveries=(
             *(a_delivery(recipient, organisation_id) for recipient in recipients),
@@ -84,7 +84,7 @@ async def deposit_many(
     deposits = []
     for number in range(count):
         envelope = an_envelope(
-            ingest_id=an_ingest_id(),
+            ingest_id=IngestId(ids.new_id(first_us // 1000 + number)),
             accepted_us=first_us + number * 1000,
             deliveries=(a_delivery(recipient, organisation_id),),
         )

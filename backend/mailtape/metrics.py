@@ -48,9 +48,9 @@ HTTP_STREAMS = Gauge(
     "Event streams and waiting requests that are open.",
     registry=REGISTRY,
 )
-SMTP_REPLIES = Counter(
-    "mailtape_smtp_replies",
-    "Replies to SMTP commands, by verb and reply code.",
-    ["verb", "code"],
+SMTP_REFUSALS = Counter(
+    "mailtape_smtp_refusals",
+    "Recipients, mails and sign-ins that SMTP refused, by what was refused and reply code.",
+    ["what", "code"],
     registry=REGISTRY,
 )

@@ -22,6 +22,7 @@ from typing import TypeAlias, cast
 import structlog
 
 from mailtape.domain.errors import MailtapeError
+from mailtape.metrics import SMTP_REFUSALS
 from mailtape.services.recipients import Destination
 from mailtape_ingest import replies
 from mailtape_ingest.handler import Handler
@@ -276,10 +277,14 @@ class Connection(asyncio.Protocol):
                 case Close():
                     pass
         except MailtapeError as error:
-            session.answer(replies.for_error(error))
+            self._refuse(event, replies.for_error(error))
         except Exception:
             log.exception("smtp.handler_failed", event_type=type(event).__name__)
-            session.answer(replies.UNAVAILABLE)
+            self._refuse(event, replies.UNAVAILABLE)
+
+    def _refuse(self, event: _Event, reply: Reply) -> None:
+        SMTP_REFUSALS.labels(type(event).__name__.lower(), reply.code).inc()
+        self._session.answer(reply)
 
     def _stop_reading_in_clear(self) -> None:
         self._handshaking = True

@@ -19,6 +19,7 @@ import structlog
 
 from mailtape.domain.errors import Unavailable
 from mailtape.domain.ids import to_text
+from mailtape.metrics import MAILS_PARKED, MESSAGES_STORED, VISIBLE_SECONDS
 from mailtape.mime.pack import Packed, pack
 from mailtape.mime.understand import unparsed
 from mailtape.ports.bodies import Bodies
@@ -145,6 +146,7 @@ class Consumer:
             await self._store([mail], [pack(mail.raw, unparsed(mail.raw))])
         else:
             log.error("mail.parked", ingest_id=ingest_id, exc_info=error)
+            MAILS_PARKED.inc()
             await self._queue.park(mail.receipt, f"could not be stored: {type(error).__name__}")
 
     async def _understand(self, mails: list[bytes]) -> list[Packed]:
@@ -159,6 +161,10 @@ class Consumer:
             Understood(mail.envelope, content) for mail, content in zip(batch, packed, strict=True)
         ]
         stored = await store(self._database, self._bodies, mails, now=self._clock())
-        for organisation_id in stored:
+        for organisation_id, messages in stored.items():
             self._wakeups.announce(organisation_id)
+            MESSAGES_STORED.inc(messages)
+        now_us = self._clock().timestamp() * 1e6
+        for mail in batch:
+            VISIBLE_SECONDS.observe((now_us - mail.envelope.accepted_us) / 1e6)
         await self._queue.acknowledge([mail.receipt for mail in batch])

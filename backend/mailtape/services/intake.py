@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from mailtape.domain.envelope import Delivery, Envelope, Protocol
 from mailtape.domain.ids import IngestId, new_id
+from mailtape.metrics import MESSAGES_ACCEPTED
 from mailtape.ports.queue import Queue
 
 
@@ -46,4 +47,5 @@ async def accept(
         idempotency_key=idempotency_key,
     )
     await queue.put(envelope, raw)
+    MESSAGES_ACCEPTED.labels(protocol).inc(len(envelope.deliveries))
     return envelope

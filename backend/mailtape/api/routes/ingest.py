@@ -8,7 +8,6 @@ from mailtape.api import auth, errors
 from mailtape.api.deps import GivenClient, GivenParts, Now
 from mailtape.api.schemas.ingest import IngestReceipt
 from mailtape.domain.errors import Invalid, Unavailable
-from mailtape.metrics import MESSAGES_ACCEPTED
 from mailtape.services import ingest
 
 router = APIRouter(tags=["Ingest"])
@@ -78,6 +77,4 @@ async def ingest_mail(
             for r in done.recipients
         ]
         return errors.problem(422, "no_recipient", "No recipient takes this mail.", errors=faults)
-    accepted = sum(r.status == ingest.ACCEPTED for r in done.recipients)
-    MESSAGES_ACCEPTED.labels("http").inc(accepted)
     return IngestReceipt.of(done.id, done.recipients)
