@@ -97,7 +97,10 @@ def of_error(error: MailtapeError) -> ProblemResponse:
     headers: dict[str, str] = {}
     errors: list[dict[str, str]] = []
     if isinstance(error, TooMany):
-        headers["Retry-After"] = str(error.retry_after)
+        headers["Retry-After"] = headers["RateLimit-Reset"] = str(error.retry_after)
+        headers["RateLimit-Remaining"] = "0"
+        if error.limit is not None:
+            headers["RateLimit-Limit"] = str(error.limit)
     elif error.temporary:
         headers["Retry-After"] = str(RETRY_SECONDS)
     if isinstance(error, Unauthenticated):

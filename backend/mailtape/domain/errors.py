@@ -77,14 +77,17 @@ class NotSupported(Refused):
 
 
 class TooMany(Refused):
-    """A limit on tries is used up; it is free again after `retry_after` seconds."""
+    """A limit is used up; it is free again after `retry_after` seconds. `limit` is its size."""
 
     temporary = True
     code = "rate_limited"
 
-    def __init__(self, message: str, *, retry_after: int, code: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, retry_after: int, limit: int | None = None, code: str | None = None
+    ) -> None:
         super().__init__(message, code=code)
         self.retry_after = retry_after
+        self.limit = limit
 
 
 class Unavailable(MailtapeError):

@@ -38,7 +38,9 @@ def _check(session: Session, limits: Sequence[FailureLimit], now: datetime) -> N
         oldest = failures.nth_latest(session, _digest(limit), limit.most, now - limit.window)
         if oldest is not None:
             wait = (oldest + limit.window - now).total_seconds()
-            raise TooMany("Too many failed tries.", retry_after=max(1, math.ceil(wait)))
+            raise TooMany(
+                "Too many failed tries.", retry_after=max(1, math.ceil(wait)), limit=limit.most
+            )
 
 
 def _digest(limit: FailureLimit) -> bytes:

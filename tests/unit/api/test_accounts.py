@@ -180,6 +180,9 @@ async def test_five_failures_close_an_account_for_a_quarter_of_an_hour(
     assert closed.status_code == 429
     assert closed.json()["code"] == "rate_limited"
     assert 0 < int(closed.headers["retry-after"]) <= 900
+    assert closed.headers["ratelimit-limit"] == "5"
+    assert closed.headers["ratelimit-remaining"] == "0"
+    assert closed.headers["ratelimit-reset"] == closed.headers["retry-after"]
     assert open_again.status_code == 200
 
 
