@@ -71,10 +71,14 @@ class Inbox:
 
     def queued(self) -> int:
         """Tell how many mails wait in the queue, are being worked on, or are set aside."""
-        lines = self.get("/metrics").text.splitlines()
-        depth = [line for line in lines if line.startswith("mailtape_queue_depth{")]
-        assert depth, "the depth of the queue is a metric"
-        return int(sum(float(line.split()[-1]) for line in depth))
+        return int(self.metric("mailtape_queue_depth"))
+
+    def metric(self, name: str) -> float:
+        """Read a metric, summed over its labels."""
+        lines = [line.split() for line in self.get("/metrics").text.splitlines()]
+        values = [float(line[-1]) for line in lines if line[0].partition("{")[0] == name]
+        assert values, f"{name} is a metric"
+        return sum(values)
 
 
 @contextlib.contextmanager
