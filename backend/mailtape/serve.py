@@ -10,6 +10,7 @@ children. Whatever waits in the queue waits there for the next start.
 """
 
 import asyncio
+import resource
 import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -52,6 +53,8 @@ _KEEP_ALIVE_SECONDS = 75
 _TRIM_SECONDS = 30.0
 _SWEEP_SECONDS = 3600.0
 _TIDY_SECONDS = 60.0
+_OTHER_FILES = 1000
+"""Beside the SMTP connections: those of HTTP, SQLite's files, the children's sockets."""
 
 
 def run(settings: Settings, folder: DataFolder, keys: Keys) -> None:
@@ -63,7 +66,21 @@ def run(settings: Settings, folder: DataFolder, keys: Keys) -> None:
         OSError: an address cannot be bound.
         Unavailable: a file cannot be opened.
     """
+    _allow_open_files(settings.smtp_max_connections + _OTHER_FILES)
     uvloop.run(_serve(settings, folder, keys))
+
+
+def _allow_open_files(wanted: int) -> None:
+    """Raise the limit of open files: 1,024, which many systems give, is reached by SMTP alone.
+
+    Out of files, SQLite and the API fail too, so what the system refuses is worth a line.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if allowed > soft != resource.RLIM_INFINITY:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < wanted:
+        log.warning("serve.few_open_files", allowed=allowed, wanted=wanted)
 
 
 async def _serve(settings: Settings, folder: DataFolder, keys: Keys) -> None:
