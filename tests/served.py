@@ -13,6 +13,7 @@ from pathlib import Path
 from processes import free_ports, is_running, peak_bytes, resident_bytes, tree
 
 MAILTAPE = Path(sys.executable).with_name("mailtape")
+DEFAULT_PORTS = (1025, 8025)
 START_SECONDS = 30
 STOP_SECONDS = 35
 """The server promises to drain within 30."""
@@ -51,11 +52,14 @@ class Served:
     said: str
     """What it printed until it was ready."""
 
-    def __init__(self, folder: Path, log: Path, settings: Mapping[str, str]) -> None:
+    def __init__(
+        self, folder: Path, log: Path, settings: Mapping[str, str], *, as_printed: bool = False
+    ) -> None:
         self.folder = folder
         self.log = log
         self._settings = settings
-        smtp, http = free_ports(2)
+        self._as_printed = as_printed
+        smtp, http = DEFAULT_PORTS if as_printed else free_ports(2)
         self.http = f"http://127.0.0.1:{http}"
         self.smtp = f"127.0.0.1:{smtp}"
         self.smtp_port = smtp
@@ -78,8 +82,10 @@ class Served:
 
     def start(self) -> None:
         """Start it and wait until it is ready."""
-        command = [MAILTAPE, "serve", "--data", self.folder]
-        command += ["--http", self.http.removeprefix("http://"), "--smtp", self.smtp]
+        command: list[str | Path] = [MAILTAPE, "serve"]
+        if not self._as_printed:
+            command += ["--data", self.folder]
+            command += ["--http", self.http.removeprefix("http://"), "--smtp", self.smtp]
         with self.log.open("a") as errors:
             self.process = subprocess.Popen(
                 command,
@@ -145,13 +151,18 @@ class Served:
 
 
 @contextmanager
-def serving(folder: Path, log: Path, **settings: str) -> Iterator[Served]:
+def serving(
+    folder: Path, log: Path, *, as_printed: bool = False, **settings: str
+) -> Iterator[Served]:
     """Serve a folder on free ports for as long as the context lasts.
+
+    `as_printed` starts it as README says, without a word more: the folder is `var` beside the log,
+    and the ports are the default ones, which must be free.
 
     Whatever a test does to it from outside, nothing in it may fail in a way that nobody foresaw:
     a traceback in its log fails the test. On a failure the log is shown.
     """
-    served = Served(folder, log, settings)
+    served = Served(folder, log, settings, as_printed=as_printed)
     begin = log.stat().st_size if log.exists() else 0
     try:
         served.start()
