@@ -28,6 +28,7 @@ from mailtape.services import tokens
 from mailtape.services.passwords import Passwords
 from mailtape.services.recipients import Recipients
 from mailtape.services.tokens import Keys
+from mailtape.services.usage import ApiCalls
 from mailtape.services.wakeups import Wakeups
 from mailtape.stores.sql_limits import SqlFailureLimits
 from mailtape.stores.sqlite_bodies import SqliteBodies
@@ -141,6 +142,7 @@ async def open_installation(
         wakeups=Wakeups(),
         limits=SqlFailureLimits(database),
         passwords=passwords,
+        calls=ApiCalls(),
         clock=clock,
     )
     await database.write(_tiers)

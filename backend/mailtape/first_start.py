@@ -36,6 +36,8 @@ class Credentials:
     token: str | None = field(repr=False)
     password_given: bool
     """Whether the operator fixed the password; a made-up one may be changed by its user."""
+    token_given: bool
+    """Whether the operator fixed the token; a made-up one may be revoked."""
     made_up: bool
     """Whether any of them was made up at this very start."""
 
@@ -70,7 +72,9 @@ def credentials(folder: DataFolder, settings: Settings) -> Credentials:
     email = settings.mailtape_admin_email
     password, token = _text(settings.mailtape_admin_password), _text(settings.mailtape_api_token)
     if settings.in_production:
-        return Credentials(email, password, token, password_given=True, made_up=False)
+        return Credentials(
+            email, password, token, password_given=True, token_given=True, made_up=False
+        )
     thought_of = {}
     if email is None:
         thought_of["admin_email"] = ADMIN_EMAIL
@@ -86,6 +90,7 @@ def credentials(folder: DataFolder, settings: Settings) -> Credentials:
         password or kept["admin_password"],
         token or kept["api_token"],
         password_given=password is not None,
+        token_given=token is not None,
         made_up=made_up,
     )
 

@@ -34,6 +34,7 @@ from mailtape.services import retention, tokens
 from mailtape.services.passwords import Passwords
 from mailtape.services.recipients import Recipients
 from mailtape.services.tokens import Keys
+from mailtape.services.usage import ApiCalls
 from mailtape.services.wakeups import Wakeups
 from mailtape.settings import HostPort, Settings
 from mailtape.stores.embedded import Stores, open_stores
@@ -51,6 +52,7 @@ log = structlog.get_logger(__name__)
 _KEEP_ALIVE_SECONDS = 75
 """As nginx: clients that poll now and then keep their connection."""
 _TRIM_SECONDS = 30.0
+_FLUSH_SECONDS = 5.0
 _SWEEP_SECONDS = 3600.0
 _TIDY_SECONDS = 60.0
 _OTHER_FILES = 1000
@@ -96,8 +98,9 @@ async def _serve(settings: Settings, folder: DataFolder, keys: Keys) -> None:
         )
         wakeups = Wakeups()
         await stack.enter_async_context(_consumer(settings, stores, wakeups))
-        await stack.enter_async_context(_jobs(settings, stores, local))
         parts = _parts(settings, keys, stores, recipients, wakeups)
+        await stack.enter_async_context(_passwords(parts))
+        await stack.enter_async_context(_jobs(settings, stores, parts, local))
         http = await stack.enter_async_context(_http(settings, parts))
         smtp = await stack.enter_async_context(_smtp(settings, folder, parts))
         _announce(settings, http, smtp)
@@ -151,7 +154,9 @@ async def _consumer(
 
 
 @asynccontextmanager
-async def _jobs(settings: Settings, stores: Stores, local: OrganisationId) -> AsyncIterator[None]:
+async def _jobs(
+    settings: Settings, stores: Stores, parts: Parts, local: OrganisationId
+) -> AsyncIterator[None]:
     bounds = retention.Bounds(settings.capture_max_messages, settings.capture_max_bytes)
 
     async def trim() -> int:
@@ -160,7 +165,12 @@ async def _jobs(settings: Settings, stores: Stores, local: OrganisationId) -> As
     async def sweep() -> int:
         return await retention.sweep(stores.database, stores.bodies, stores.queue, now=_now())
 
+    async def flush() -> int:
+        await parts.calls.flush(stores.database)
+        return 0  # not worth a line in the log
+
     jobs = [
+        asyncio.create_task(every(_FLUSH_SECONDS, "usage.flush", flush)),
         asyncio.create_task(every(_TRIM_SECONDS, "retention.trim", trim)),
         asyncio.create_task(every(_SWEEP_SECONDS, "retention.sweep", sweep)),
         asyncio.create_task(every(_TIDY_SECONDS, "stores.tidy", stores.tidy)),
@@ -171,6 +181,7 @@ async def _jobs(settings: Settings, stores: Stores, local: OrganisationId) -> As
         for job in jobs:
             job.cancel()
         await asyncio.gather(*jobs, return_exceptions=True)
+        await flush()
 
 
 def _parts(
@@ -203,8 +214,17 @@ def _parts(
         wakeups=wakeups,
         limits=SqlFailureLimits(stores.database),
         passwords=Passwords(),
+        calls=ApiCalls(),
         clock=_now,
     )
+
+
+@asynccontextmanager
+async def _passwords(parts: Parts) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        parts.passwords.close()
 
 
 class _HttpServer(uvicorn.Server):

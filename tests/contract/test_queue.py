@@ -236,6 +236,16 @@ async def test_refuses_what_is_over_its_bound_and_takes_mail_again_when_there_is
     await _put(queue, b"b" * 101)
 
 
+async def test_says_whether_it_would_keep_a_mail(open_queue: OpenQueue) -> None:
+    queue = open_queue(max_bytes=1000)
+    await queue.check_room()
+
+    await _put(queue, b"a" * 1000)
+
+    with pytest.raises(StoreFull):
+        await queue.check_room()
+
+
 async def test_commits_a_sender_who_gave_up_and_the_rest_of_its_group(queue: Queue) -> None:
     given_up = asyncio.create_task(queue.put(an_envelope(b"one"), b"one"))
     await asyncio.sleep(0)

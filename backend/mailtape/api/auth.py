@@ -53,10 +53,12 @@ async def principal_of(
     now: Now,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
 ) -> Principal:
-    """Name the caller of this request."""
+    """Name the caller of this request, and count the call as their organisation's."""
     if credentials is None:
         raise Unauthenticated("Say who you are: Authorization: Bearer <token>.")
-    return await authenticate(parts, credentials.credentials, now)
+    principal = await authenticate(parts, credentials.credentials, now)
+    parts.calls.count(principal.organisation_id, now)
+    return principal
 
 
 def require(scope: Scope) -> Callable[[Principal], Awaitable[Principal]]:

@@ -22,6 +22,7 @@ from mailtape.services.passwords import Passwords
 from mailtape.services.recipients import Recipients
 from mailtape.services.sessions import Issuer
 from mailtape.services.tokens import Keys
+from mailtape.services.usage import ApiCalls
 from mailtape.services.wakeups import Wakeups
 
 KIB = 2**10
@@ -69,6 +70,7 @@ class Parts:
     wakeups: Wakeups
     limits: FailureLimits
     passwords: Passwords
+    calls: ApiCalls
     clock: Callable[[], datetime]
     """The time in UTC; it must go on by itself."""
 

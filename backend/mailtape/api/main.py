@@ -13,9 +13,8 @@ from importlib.metadata import version
 from types import ModuleType
 
 from fastapi import FastAPI
-from fastapi.responses import RedirectResponse
 
-from mailtape.api import documentation, errors
+from mailtape.api import docs_page, documentation, errors
 from mailtape.api.counting import CountRequests
 from mailtape.api.deps import Parts
 from mailtape.api.middleware import BodyLimit, CatchBugs, SafeHeaders
@@ -59,6 +58,7 @@ def create_app(parts: Parts) -> FastAPI:
         version=version("mailtape"),
         description=_DESCRIPTION,
         openapi_tags=documentation.TAGS,
+        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
     )
@@ -67,11 +67,7 @@ def create_app(parts: Parts) -> FastAPI:
     errors.install(app)
     for routes in _ROUTES:
         app.include_router(routes.router)
-
-    @app.get("/", include_in_schema=False)
-    async def _front_door() -> RedirectResponse:
-        return RedirectResponse("/docs")
-
+    docs_page.install(app)
     settings = parts.settings
     # The last one added is the outermost.
     app.add_middleware(

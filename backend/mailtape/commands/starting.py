@@ -52,6 +52,7 @@ async def _ensure(
             password=credentials.password,
             token=credentials.token,
             password_given=credentials.password_given,
+            token_given=credentials.token_given,
             now=datetime.now(UTC),
         )
 

@@ -88,6 +88,14 @@ class Queue(Protocol):
     async def drop(self, receipt: int) -> bool:
         """Forget a parked mail for good; False when there is none."""
 
+    async def check_room(self) -> None:
+        """Pass when a mail would be kept now.
+
+        Raises:
+            StoreFull: the queue has reached its bound, or the disk is nearly full.
+            Unavailable: it cannot be told.
+        """
+
     async def depth(self) -> QueueDepth:
         """Count what waits, is leased and is parked."""
 

@@ -13,18 +13,17 @@ from datetime import datetime
 from itertools import groupby
 from typing import Any, cast
 
-from sqlalchemy import Table, bindparam, exists, insert, literal, select, update
+from sqlalchemy import Table, bindparam, exists, insert, literal, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from mailtape.domain.envelope import Delivery, Envelope
 from mailtape.domain.ids import MessageId, OrganisationId
 from mailtape.domain.message import Summary
-from mailtape.rows import organisations, search
+from mailtape.rows import organisations, search, usage
 from mailtape.rows.base import from_us
 from mailtape.rows.events import MESSAGE_STORED, Event
 from mailtape.rows.messages import Message, MessageKey
-from mailtape.rows.usage import Usage
 
 # Core statements, made once: on the mapped classes' columns, without the ORM's cost for each row.
 _INSERT_MESSAGE = insert(cast("Table", Message.__table__))
@@ -124,7 +123,7 @@ def _insert(
     connection.execute(_INSERT_EVENT, [_event(number, item, now) for number, item in numbered])
     search.add(session, organisation_id, ((i.id, i.summary.search_text) for i in new))
     for period, emails in Counter(_period(item) for item in new).items():
-        _count(session, organisation_id, period, emails)
+        usage.add(session, organisation_id, period, emails=emails)
     return len(new)
 
 
@@ -171,13 +170,3 @@ def _event(sequence: int, item: Deposit, now: datetime) -> dict[str, Any]:
 def _period(item: Deposit) -> str:
     accepted_at = item.envelope.accepted_at
     return f"{accepted_at.year:04}-{accepted_at.month:02}"
-
-
-def _count(session: Session, organisation_id: OrganisationId, period: str, emails: int) -> None:
-    counted = session.execute(
-        update(Usage)
-        .where(Usage.organisation_id == organisation_id, Usage.period == period)
-        .values(emails=Usage.emails + emails)
-    )
-    if counted.rowcount == 0:  # type: ignore[attr-defined]  # an UPDATE's result has one
-        session.add(Usage(organisation_id=organisation_id, period=period, emails=emails))

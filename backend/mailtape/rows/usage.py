@@ -1,10 +1,10 @@
 """What an organisation has used, by calendar month in UTC."""
 
-from sqlalchemy import String
+from sqlalchemy import String, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from mailtape.domain.ids import OrganisationId
-from mailtape.rows.base import Id, Row
+from mailtape.rows.base import Id, Row, changed
 
 
 class Usage(Row):
@@ -25,3 +25,25 @@ class Usage(Row):
 def find(session: Session, organisation_id: OrganisationId, period: str) -> Usage | None:
     """Read a month; None when nothing was used in it."""
     return session.get(Usage, (organisation_id, period))
+
+
+def add(
+    session: Session,
+    organisation_id: OrganisationId,
+    period: str,
+    *,
+    emails: int = 0,
+    api_calls: int = 0,
+) -> None:
+    """Add to a month, which begins with its first use."""
+    month = (
+        update(Usage)
+        .where(Usage.organisation_id == organisation_id, Usage.period == period)
+        .values(emails=Usage.emails + emails, api_calls=Usage.api_calls + api_calls)
+    )
+    if not changed(session, month):
+        session.add(
+            Usage(
+                organisation_id=organisation_id, period=period, emails=emails, api_calls=api_calls
+            )
+        )

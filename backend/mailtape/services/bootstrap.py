@@ -33,13 +33,15 @@ async def ensure(
     password: str | None,
     token: str | None,
     password_given: bool,
+    token_given: bool,
     now: datetime,
 ) -> None:
     """Make sure of tiers `unlimited` and `free`, organisation `local`, administrator and token.
 
     Without `email` and `password` no administrator is made sure of, without `token` no token. A
     password that the operator has given is set again when it differs, and ends the sessions that
-    began with another; one that was made up is left to whoever has changed it.
+    began with another; a token that the operator has given is made good again. What was made up is
+    left to whoever has changed or revoked it.
 
     Raises:
         Invalid: `email` is no address.
@@ -54,7 +56,7 @@ async def ensure(
             password_hash = await asyncio.to_thread(_hash_unless_same, admin, password)
         await database.write(_ensure_admin, email, password_hash, now)
     if token is not None:
-        await database.write(_ensure_token, hash_token(salt, token), now)
+        await database.write(_ensure_token, hash_token(salt, token), given=token_given, now=now)
 
 
 async def create_admin(database: Database, *, email: str, password: str, now: datetime) -> UserId:
@@ -133,7 +135,7 @@ def _ensure_admin(session: Session, email: str, password_hash: str | None, now: 
     return UserId(user.id)
 
 
-def _ensure_token(session: Session, token_hash: bytes, now: datetime) -> None:
+def _ensure_token(session: Session, token_hash: bytes, *, given: bool, now: datetime) -> None:
     local = _ensure_local(session, now)
     found = tokens.find_with_organisation(session, token_hash)
     if found is None:
@@ -142,8 +144,9 @@ def _ensure_token(session: Session, token_hash: bytes, now: datetime) -> None:
     row, _ = found
     if row.organisation_id != local.id:
         raise Conflict("This token is another organisation's.")
-    row.scopes = sorted(Scope)
-    row.revoked_at = row.expires_at = None
+    if given:
+        row.scopes = sorted(Scope)
+        row.revoked_at = row.expires_at = None
 
 
 def _add_token(

@@ -13,12 +13,12 @@ _PATIENCE_SECONDS = 5.0
 
 
 async def check(database: Database, queue: Queue) -> dict[str, bool]:
-    """Tell of each part whether it works: the rows for reading and writing, and the queue."""
+    """Tell of each part whether it works: rows to read and write, a queue with room."""
     names = ("rows", "writing", "queue")
     works = await asyncio.gather(
         _works(database.read(organisations.find_by_slug, "local")),
         _works(database.write(_nothing)),
-        _works(queue.depth()),
+        _works(queue.check_room()),
     )
     return dict(zip(names, works, strict=True))
 

@@ -13,7 +13,7 @@ from mailtape.ports.queue import Queue
 from mailtape.rows import messages, retention
 from mailtape.rows.database import Database
 
-_CHUNK = 200
+_CHUNK = 50
 """Messages a transaction: a person's change waits for one of these at the most."""
 
 _ORPHAN_AGE = timedelta(hours=24)

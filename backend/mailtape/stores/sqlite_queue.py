@@ -11,6 +11,7 @@ released, retried or its lease ran out, waits in a heap by the time it is due.
 
 import asyncio
 import heapq
+import shutil
 import sqlite3
 import time
 from collections import deque
@@ -30,6 +31,9 @@ from mailtape.rows.database import BLOB_PAGE_OCTETS, driver_errors, prepare, shr
 from mailtape.rows.writing_thread import WritingThread
 
 T = TypeVar("T")
+
+_LEAST_FREE_OCTETS = 8 * 2**20
+"""Below this a mail may still fit, but nobody should count on it."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS mail (
@@ -72,6 +76,7 @@ class SqliteQueue:
         lease_seconds: float = 300.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self._path = path
         self._writing = writing
         self._max_bytes = max_bytes
         self._lease_seconds = lease_seconds
@@ -310,6 +315,15 @@ class SqliteQueue:
         return bool(changed)
 
     # Telling
+
+    async def check_room(self) -> None:
+        """See `ports.queue`."""
+        if self._held_bytes >= self._max_bytes:
+            raise StoreFull("The queue is full.")
+        free = await self._read(lambda: shutil.disk_usage(self._path.parent).free)
+        if free < _LEAST_FREE_OCTETS:
+            raise StoreFull("The disk is nearly full.")
+        await self._writing.submit(lambda: None)  # somebody is there to write
 
     async def depth(self) -> QueueDepth:
         """See `ports.queue`."""

@@ -23,7 +23,7 @@ async def test_counts_the_month_and_names_the_limits(installation: Installation)
         "period": f"{installation.clock():%Y-%m}",
         "emails": {"used": 2, "limit": 1000},
         "storage_bytes": {"used": 2 * len(raw), "limit": 256 * 2**20},
-        "api_calls": {"used": 0, "limit": 50_000},
+        "api_calls": {"used": 1, "limit": 50_000},
     }
 
 
@@ -58,3 +58,26 @@ async def test_only_a_platform_administrator_sees_another_organisation(
     nobodys = await installation.client.get("/usage?org_uuid=x", headers=bearer)
 
     assert [r.status_code for r in (theirs, own, nobodys)] == [status, 200, 404]
+
+
+async def test_counts_calls_once_whether_they_are_in_rows_yet_or_not(
+    installation: Installation,
+) -> None:
+    acme = await installation.an_organisation()
+    bearer = installation.as_bearer(await installation.a_token(acme))
+    parts = installation.parts
+    for _ in range(3):
+        await installation.client.get("/messages", headers=bearer)
+
+    assert await parts.calls.flush(parts.database) == 3
+    assert await parts.calls.flush(parts.database) == 0
+
+    await installation.client.get("/messages", headers=bearer)
+    report = (await installation.client.get("/usage", headers=bearer)).json()
+    assert report["api_calls"]["used"] == 5
+
+
+async def test_a_call_of_nobody_is_nobodys(installation: Installation) -> None:
+    await installation.client.get("/messages")
+
+    assert await installation.parts.calls.flush(installation.parts.database) == 0

@@ -22,6 +22,7 @@ async def _ensure(installation: Installation, **changes: object) -> None:
         "password": PASSWORD,
         "token": TOKEN,
         "password_given": True,
+        "token_given": True,
         "now": installation.clock(),
     }
     await bootstrap.ensure(installation.parts.database, **(facts | changes))  # type: ignore[arg-type]
@@ -95,6 +96,17 @@ async def test_a_revoked_token_of_the_settings_works_again_after_a_start(
     await _ensure(installation)
 
     assert (await installation.client.get("/tokens", headers=bearer)).status_code == 200
+
+
+async def test_a_revoked_token_that_was_made_up_stays_revoked(installation: Installation) -> None:
+    await _ensure(installation, token_given=False)
+    bearer = installation.as_bearer(TOKEN)
+    uuid = (await installation.client.get("/tokens", headers=bearer)).json()["items"][0]["uuid"]
+    await installation.client.delete(f"/tokens/{uuid}", headers=bearer)
+
+    await _ensure(installation, token_given=False)
+
+    assert (await installation.client.get("/tokens", headers=bearer)).status_code == 401
 
 
 async def test_a_token_of_another_organisation_is_not_taken_over(

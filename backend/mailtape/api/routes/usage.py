@@ -30,4 +30,4 @@ async def get_usage(
         organisation_id = OrganisationId(read_id(org_uuid))
     if organisation_id != principal.organisation_id and not principal.platform_admin:
         raise NotFound("There is no such organisation.")
-    return UsageReport.of(await usage.report(parts.database, organisation_id, now=now))
+    return UsageReport.of(await usage.report(parts.database, parts.calls, organisation_id, now=now))
