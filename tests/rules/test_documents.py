@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from installation import Installation
+
 ROOT = Path(__file__).parents[2]
 NAME = re.compile(r"`(mailtape\w*(?:\.\w+)*)(?::(\w+(?:\.\w+)*))?`")
 ARCHITECTURE = (ROOT / "docs/ARCHITECTURE.md").read_text("utf-8")
@@ -32,3 +34,12 @@ def test_every_step_of_the_flow_index_names_its_function() -> None:
 
 def test_the_readme_stays_short() -> None:
     assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 80
+
+
+def test_the_api_page_lists_every_route_and_no_other(installation: Installation) -> None:
+    page = (ROOT / "docs/API.md").read_text("utf-8")
+    documented = re.findall(r"^\| `([A-Z]+ /\S+)` \|", page, re.MULTILINE)
+
+    paths = installation.app.openapi()["paths"]
+    routes = [f"{method.upper()} {path}" for path, calls in paths.items() for method in calls]
+    assert sorted(documented) == sorted(routes)
