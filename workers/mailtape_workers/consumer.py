@@ -88,9 +88,12 @@ class Consumer:
             parser.close()
 
     async def _lane(self) -> None:
-        while (batch := await self._lease()) is not None:
+        while not self._stopping.is_set():
+            batch: list[Leased] = []
             try:
-                await self._process(batch)
+                batch = await self._lease()
+                if batch:
+                    await self._process(batch)
             except Unavailable as error:
                 log.warning("batch.released", mails=len(batch), reason=error.code)
                 await self._queue.release([mail.receipt for mail in batch])
@@ -101,8 +104,8 @@ class Consumer:
                 log.exception("batch.failed", mails=len(batch))
                 await self._pause()
 
-    async def _lease(self) -> list[Leased] | None:
-        """Take a batch; None when it is time to stop."""
+    async def _lease(self) -> list[Leased]:
+        """Take a batch; an empty one when it is time to stop."""
         stopping = asyncio.create_task(self._stopping.wait())
         lease = asyncio.create_task(
             self._queue.lease(self._settings.batch_mails, self._settings.batch_bytes)
@@ -111,7 +114,7 @@ class Consumer:
         stopping.cancel()
         if not lease.done():
             lease.cancel()
-            return None
+            return []
         return lease.result()
 
     async def _pause(self) -> None:

@@ -3,12 +3,15 @@
 import asyncio
 import os
 import signal
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import text
+from structlog.testing import capture_logs
 
 from fakes import a_delivery, an_envelope
 from mailtape.domain.message import Content
@@ -207,3 +210,19 @@ async def test_a_mail_that_cannot_be_stored_is_parked_and_its_neighbours_are_sto
     [parked] = await house.stores.queue.parked(10)
     assert await house.stores.queue.parked_raw(parked.receipt) == _mail("unstorable")
     assert parked.reason == "could not be stored: IntegrityError"
+
+
+async def test_goes_on_after_the_queue_could_not_be_read(house: House, tmp_path: Path) -> None:
+    await _put(house, _mail("patient"))
+    with closing(sqlite3.connect(tmp_path / "queue.sqlite3")) as other:
+        other.execute("ALTER TABLE mail RENAME TO out_of_reach")
+        with capture_logs() as logs:
+            async with _consuming(house) as (_, wakeups):
+                async with asyncio.timeout(10):
+                    while len([line for line in logs if line["event"] == "batch.released"]) < 3:
+                        await asyncio.sleep(0.01)
+                other.execute("ALTER TABLE out_of_reach RENAME TO mail")
+
+                [message] = await _until_stored(house, wakeups, 1)
+
+    assert message.subject == "patient"
