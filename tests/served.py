@@ -75,6 +75,12 @@ class Served:
         return tree(self.pid)[1:]
 
     @property
+    def http_address(self) -> tuple[str, int]:
+        """Host and port of HTTP."""
+        host, _, port = self.http.removeprefix("http://").rpartition(":")
+        return host, int(port)
+
+    @property
     def token(self) -> str:
         """The token of the first start."""
         given = self._settings.get("MAILTAPE_API_TOKEN")

@@ -103,9 +103,10 @@ async def _serve(settings: Settings, folder: DataFolder, keys: Keys) -> None:
         await stack.enter_async_context(_jobs(settings, stores, parts, local))
         http = await stack.enter_async_context(_http(settings, parts))
         smtp = await stack.enter_async_context(_smtp(settings, folder, parts))
-        _announce(settings, http, smtp)
+        _announce(settings, http.address, smtp)
         await stopped.wait()
         log.info("serve.draining")
+        http.leave()  # not after the wire: both drain in the same seconds
 
 
 def _on_signal() -> asyncio.Event:
@@ -230,9 +231,16 @@ async def _passwords(parts: Parts) -> AsyncIterator[None]:
 class _HttpServer(uvicorn.Server):
     """uvicorn that leaves the signals alone and says when it is ready."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, address: HostPort, wakeups: Wakeups) -> None:
         super().__init__(config)
+        self.address = address
         self.ready = asyncio.Event()
+        self._wakeups = wakeups
+
+    def leave(self) -> None:
+        """Take no more requests, end waits and streams, let the rest finish in time."""
+        self._wakeups.close()
+        self.should_exit = True
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -246,7 +254,7 @@ class _HttpServer(uvicorn.Server):
 
 
 @asynccontextmanager
-async def _http(settings: Settings, parts: Parts) -> AsyncIterator[HostPort]:
+async def _http(settings: Settings, parts: Parts) -> AsyncIterator[_HttpServer]:
     listening = _listen(settings.http_listen)
     server = _HttpServer(
         uvicorn.Config(
@@ -257,15 +265,16 @@ async def _http(settings: Settings, parts: Parts) -> AsyncIterator[HostPort]:
             server_header=False,
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=settings.drain_timeout_seconds,
-        )
+        ),
+        HostPort(settings.http_listen.host, listening.getsockname()[1]),
+        parts.wakeups,
     )
     serving = asyncio.create_task(server.serve(sockets=[listening]))
     await server.ready.wait()
     try:
-        yield HostPort(settings.http_listen.host, listening.getsockname()[1])
+        yield server
     finally:
-        parts.wakeups.close()
-        server.should_exit = True
+        server.leave()
         await serving
 
 

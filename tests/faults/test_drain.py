@@ -1,5 +1,6 @@
 """SIGTERM under load: what is under way is finished, everybody is told, nothing is lost."""
 
+import os
 import signal
 import socket
 import threading
@@ -69,6 +70,42 @@ def test_sigterm_under_load_loses_nothing_and_tells_everybody(
         assert (record.lost, record.dup, record.unexpected) == (0, 0, 0), record
         assert served.stop() == 0
     assert_sound(tmp_path / "var")
+
+
+def test_what_hangs_is_waited_for_once_and_not_one_after_the_other(tmp_path: Path) -> None:
+    patience, patience_with_workers = 6, 3
+    settings = {"DRAIN_TIMEOUT_SECONDS": str(patience)}
+    with (
+        serving(tmp_path / "var", tmp_path / "log", **settings) as served,
+        reading(served) as inbox,
+        Line(served.smtp) as sender,
+        socket.create_connection(served.http_address) as uploader,
+    ):
+        sender.hello()
+        assert sender.begin().startswith(b"354")
+        sender.socket.sendall(b"Subject: never to be finished\r\n")
+        uploader.sendall(
+            b"POST /ingest?recipient=qa@example.net HTTP/1.1\r\nHost: mailtape\r\n"
+            b"Authorization: Bearer %b\r\nContent-Type: message/rfc822\r\n"
+            b"Content-Length: 1000\r\n\r\nSubject: nor this\r\n" % served.token.encode()
+        )
+        for child in served.children:
+            os.kill(child, signal.SIGSTOP)
+        with Line(served.smtp) as line:
+            line.hello()
+            assert line.send(b"Subject: in a worker's hands\r\n\r\n").startswith(b"250")
+        assert inbox.get("/health").status_code == 200
+
+        asked = time.monotonic()
+        assert served.stop() == 0
+        took = time.monotonic() - asked
+
+        assert patience - 1 < took < patience + patience_with_workers + 4
+
+        served.close()
+        served.start()
+        inbox.wait_until_stored(30)
+        assert inbox.subjects() == ["in a worker's hands"]
 
 
 def test_sigint_is_sigterm(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ Plain ASGI, because the framework's own base class for middleware breaks streams
 requests. The framework's own limit for bodies answers in plain text, so we have ours.
 """
 
+import asyncio
 from collections.abc import Mapping
 
 import structlog
@@ -36,6 +37,14 @@ class CatchBugs:
 
         try:
             await self._app(scope, receive, watch)
+        except asyncio.CancelledError:
+            # The server's time to drain is over: the one who cancels requests. It would log a
+            # traceback and answer 500 to what is no bug.
+            _log.warning("request_cut_off", method=scope["method"], path=scope["path"])
+            if started:
+                raise
+            response = errors.problem(503, "unavailable", "The server is shutting down.")
+            await response(scope, receive, send)
         except Exception:
             _log.exception("request_failed", method=scope["method"], path=scope["path"])
             if started:  # the server must cut the connection: half an answer is no answer
