@@ -88,6 +88,11 @@ class Served:
 
     def start(self) -> None:
         """Start it and wait until it is ready."""
+        self.launch()
+        self._wait_until_ready()
+
+    def launch(self) -> None:
+        """Start it and do not wait."""
         command: list[str | Path] = [MAILTAPE, "serve"]
         if not self._as_printed:
             command += ["--data", self.folder]
@@ -101,6 +106,8 @@ class Served:
                 stderr=errors,
                 text=True,
             )
+
+    def _wait_until_ready(self) -> None:
         gave_up = threading.Timer(START_SECONDS, self.process.kill)
         gave_up.start()
         self.said = line = ""

@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -49,6 +50,30 @@ def test_nothing_acknowledged_is_lost_or_doubled_when_processes_are_killed(
         assert {reply[:1] for reply in account.refusals} <= {b"4"}, account.refusals
         _assert_raw_is_what_was_sent(inbox, mails, chance)
         assert served.stop() == 0
+    assert_sound(tmp_path / "var")
+
+
+def test_a_start_that_is_killed_at_any_moment_can_be_made_again(
+    tmp_path: Path, chance: random.Random, *, soak: bool
+) -> None:
+    with serving(tmp_path / "first", tmp_path / "log") as served:
+        begin = time.monotonic()
+        served.kill()
+        served.start()
+        a_start = time.monotonic() - begin
+    served = Served(tmp_path / "var", tmp_path / "log", {})
+    tokens = set()
+    for _ in range(40 if soak else 8):
+        served.launch()
+        time.sleep(chance.uniform(0.3, 1.0) * a_start)  # the moment is what is tried out
+        served.kill()
+        if (served.folder / "token").exists():
+            tokens.add(served.token)
+
+    with serving(tmp_path / "var", tmp_path / "log") as started, reading(started) as inbox:
+        assert inbox.count() == 0, "the token is good"
+        assert tokens <= {started.token}
+        assert started.stop() == 0
     assert_sound(tmp_path / "var")
 
 
