@@ -89,6 +89,8 @@ async def _serve(settings: Settings, folder: DataFolder, keys: Keys) -> None:
     """Start the parts from the disk outwards; stop them from the wire inwards."""
     stopped = _on_signal()
     async with AsyncExitStack() as stack:
+        listening = stack.enter_context(_listen(settings.http_listen))
+        http = HostPort(settings.http_listen.host, listening.getsockname()[1])
         stores = await stack.enter_async_context(_stores(settings, folder))
         local = await stores.database.read(_local)
         recipients = Recipients(
@@ -98,15 +100,15 @@ async def _serve(settings: Settings, folder: DataFolder, keys: Keys) -> None:
         )
         wakeups = Wakeups()
         await stack.enter_async_context(_consumer(settings, stores, wakeups))
-        parts = _parts(settings, keys, stores, recipients, wakeups)
+        parts = _parts(settings, keys, http, stores, recipients, wakeups)
         await stack.enter_async_context(_passwords(parts))
         await stack.enter_async_context(_jobs(settings, stores, parts, local))
-        http = await stack.enter_async_context(_http(settings, parts))
+        server = await stack.enter_async_context(_http(settings, parts, listening))
         smtp = await stack.enter_async_context(_smtp(settings, folder, parts))
-        _announce(settings, http.address, smtp)
+        _announce(settings, http, smtp)
         await stopped.wait()
         log.info("serve.draining")
-        http.leave()  # not after the wire: both drain in the same seconds
+        server.leave()  # not after the wire: both drain in the same seconds
 
 
 def _on_signal() -> asyncio.Event:
@@ -186,15 +188,21 @@ async def _jobs(
 
 
 def _parts(
-    settings: Settings, keys: Keys, stores: Stores, recipients: Recipients, wakeups: Wakeups
+    settings: Settings,
+    keys: Keys,
+    http: HostPort,
+    stores: Stores,
+    recipients: Recipients,
+    wakeups: Wakeups,
 ) -> Parts:
+    url = settings.backend_url or f"http://{http}"
     return Parts(
         settings=ApiSettings(
             keys=keys,
             domain=settings.domain,
-            backend_url=settings.public_url,
+            backend_url=url.rstrip("/"),
             registration_open=settings.registration_open,
-            secure_cookies=settings.public_url.startswith("https:"),
+            secure_cookies=url.startswith("https:"),
             sessions=SessionRules(
                 access_lifetime=timedelta(minutes=settings.access_token_lifetime_minutes),
                 refresh_lifetime=timedelta(days=settings.refresh_token_lifetime_days),
@@ -231,9 +239,8 @@ async def _passwords(parts: Parts) -> AsyncIterator[None]:
 class _HttpServer(uvicorn.Server):
     """uvicorn that leaves the signals alone and says when it is ready."""
 
-    def __init__(self, config: uvicorn.Config, address: HostPort, wakeups: Wakeups) -> None:
+    def __init__(self, config: uvicorn.Config, wakeups: Wakeups) -> None:
         super().__init__(config)
-        self.address = address
         self.ready = asyncio.Event()
         self._wakeups = wakeups
 
@@ -254,8 +261,9 @@ class _HttpServer(uvicorn.Server):
 
 
 @asynccontextmanager
-async def _http(settings: Settings, parts: Parts) -> AsyncIterator[_HttpServer]:
-    listening = _listen(settings.http_listen)
+async def _http(
+    settings: Settings, parts: Parts, listening: socket.socket
+) -> AsyncIterator[_HttpServer]:
     server = _HttpServer(
         uvicorn.Config(
             create_app(parts),
@@ -266,7 +274,6 @@ async def _http(settings: Settings, parts: Parts) -> AsyncIterator[_HttpServer]:
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=settings.drain_timeout_seconds,
         ),
-        HostPort(settings.http_listen.host, listening.getsockname()[1]),
         parts.wakeups,
     )
     serving = asyncio.create_task(server.serve(sockets=[listening]))

@@ -179,9 +179,9 @@ class Listeners(_Section):
         ),
     )
     drain_timeout_seconds: Seconds = Field(
-        default=25,
+        default=20,
         ge=1,
-        le=30,
+        le=25,
         description="Time after SIGTERM for transactions and requests that have begun.",
     )
 
@@ -433,11 +433,6 @@ class Settings(Logging, Workers, Limits, Sessions, Capture, Mail, Listeners, Sto
     def worker_processes(self) -> int:
         """How many processes parse mail."""
         return self.workers or max(1, (os.cpu_count() or 1) - 1)
-
-    @property
-    def public_url(self) -> str:
-        """BACKEND_URL, or the address that HTTP listens on; no slash at the end."""
-        return (self.backend_url or f"http://{self.http_listen}").rstrip("/")
 
 
 def read_settings(env_file: Path = Path(".env"), **flags: Any) -> Settings:
