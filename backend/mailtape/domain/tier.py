@@ -28,6 +28,8 @@ class Limits:
     message_bytes: int | None = None
     retention_days: int | None = None
     messages_per_minute: int | None = None
+    storage_is_hard: bool = False
+    """Whether full storage is refused for good (550) instead of for now (452)."""
 
 
 @dataclass(frozen=True, slots=True)
