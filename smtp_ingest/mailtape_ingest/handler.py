@@ -107,7 +107,7 @@ class MailHandler:
 
 
 def _exceeds(octets: int, destination: Destination) -> bool:
-    return destination.message_bytes is not None and octets > destination.message_bytes
+    return destination.limits.message_bytes is not None and octets > destination.limits.message_bytes
 
 
 def _deliveries(mail: Mail[Destination]) -> list[Delivery]:

@@ -89,6 +89,6 @@ async def _answer(recipients: Recipients, given: str, octets: int) -> Delivery |
         destination = await recipients.resolve(address.mailbox(given, smtputf8=True))
     except Refused as error:
         return reply_to(error)
-    if destination.message_bytes is not None and octets > destination.message_bytes:
+    if destination.limits.message_bytes is not None and octets > destination.limits.message_bytes:
         return _TOO_LARGE
     return destination.delivery

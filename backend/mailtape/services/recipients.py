@@ -16,7 +16,7 @@ from mailtape.domain.address import mailbox_of
 from mailtape.domain.envelope import Delivery
 from mailtape.domain.errors import Forbidden, NotFound
 from mailtape.domain.ids import OrganisationId
-from mailtape.domain.tier import Feature
+from mailtape.domain.tier import Feature, Limits
 from mailtape.rows import addresses, organisations, tiers
 from mailtape.rows.database import Database, Session
 
@@ -26,10 +26,10 @@ _REMEMBERED_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """An accepted recipient, and the largest mail its tier allows (bytes; None for no limit)."""
+    """An accepted recipient, and what its organisation's tier allows."""
 
     delivery: Delivery
-    message_bytes: int | None
+    limits: Limits
 
 
 class Recipients:
@@ -80,7 +80,7 @@ def _look_up(
     tier = tiers.find(session, owner.tier)
     return Destination(
         Delivery(recipient, mailbox, OrganisationId(owner.id)),
-        tier.limits.message_bytes if tier else None,
+        tier.limits if tier else Limits(),
     )
 
 

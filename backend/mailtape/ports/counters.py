@@ -1,0 +1,67 @@
+"""Counters of what organisations use, and of what is promised to mail on its way.
+
+A mail is reserved when its recipient is accepted, committed when the mail is safe, released when
+its sender went away. A reservation that nobody commits or releases runs out by itself: Postfix
+never tells that a transaction was abandoned.
+
+Promises of every implementation:
+
+* `reserve` is one step: of any number of reservations at the same time no more are granted than
+  there is room for.
+* Every verb may be repeated under its key: the same reservation is granted, counted and given back
+  once.
+* `commit` always counts, reserved or not, in time or late: the mail is here.
+* What is counted is rebuilt from the rows when the counters have forgotten it.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import NamedTuple, Protocol
+
+from mailtape.domain.ids import OrganisationId
+from mailtape.domain.quota import Decision, Usage
+from mailtape.domain.tier import Limits
+
+
+class Key(NamedTuple):
+    """One recipient of one transaction."""
+
+    transaction: str
+    recipient: str
+
+
+class Counters(Protocol):
+    """See the module's docstring for what holds of all of these."""
+
+    async def reserve(
+        self, organisation_id: OrganisationId, limits: Limits, key: Key, octets: int, now: datetime
+    ) -> Decision:
+        """Decide on a recipient and, when it is taken, hold room for its mail.
+
+        Raises:
+            Unavailable: it cannot be told.
+        """
+
+    async def fits(
+        self, organisation_id: OrganisationId, limits: Limits, key: Key, octets: int, now: datetime
+    ) -> Decision:
+        """Decide on a mail that is here whole, by its true size; changes nothing.
+
+        Raises:
+            Unavailable: it cannot be told.
+        """
+
+    async def commit(
+        self, organisation_id: OrganisationId, keys: Sequence[Key], octets: int, now: datetime
+    ) -> None:
+        """Count mails of this size as used, each key once."""
+
+    async def release(self, organisation_id: OrganisationId, keys: Sequence[Key]) -> None:
+        """Give back what was reserved under these keys and not committed."""
+
+    async def usage(self, organisation_id: OrganisationId, now: datetime) -> Usage:
+        """Tell what is used and reserved.
+
+        Raises:
+            Unavailable: it cannot be told.
+        """

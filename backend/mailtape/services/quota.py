@@ -1,0 +1,142 @@
+"""Step 2 of a message's way: may this recipient have one more mail?
+
+The doors ask here and nowhere else. A refusal, an unknown address and "cannot tell" are answers
+like any other; nothing is raised for them, so no door can mistake a failure for a yes or a no.
+
+A transaction is named by whoever opens it: Postfix's `instance` at the policy daemon, its queue id
+at LMTP, an id of our own at the other doors. The daemon is told which queue id an instance became,
+so that a mail that passes both is reserved and counted once.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import groupby
+
+import structlog
+
+from mailtape.domain.errors import Forbidden, NotFound, Unavailable
+from mailtape.domain.ids import OrganisationId
+from mailtape.domain.quota import UNLIMITED, Decision, Reason, Verdict
+from mailtape.domain.tier import Limits
+from mailtape.ports.counters import Counters, Key
+from mailtape.services.recipients import Destination, Recipients
+
+log = structlog.get_logger(__name__)
+
+_MOST_JOINED = 100_000
+"""Queue ids remembered; Postfix delivers the newest first, and a forgotten one is counted anew."""
+_CANNOT_DECIDE = Decision(Verdict.LATER, Reason.CANNOT_DECIDE)
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A recipient, what was decided on it, and where its mail goes when it is known."""
+
+    recipient: str
+    decision: Decision
+    destination: Destination | None
+
+
+class Quota:
+    """Judges recipients for every door of one process."""
+
+    def __init__(
+        self, recipients: Recipients, counters: Counters, clock: Callable[[], datetime]
+    ) -> None:
+        self._recipients = recipients
+        self._counters = counters
+        self._clock = clock
+        self._instances: OrderedDict[str, str] = OrderedDict()
+
+    async def recipient(self, address: str, *, transaction: str, octets: int) -> Judged:
+        """Judge a recipient, and hold room for its mail when it is taken.
+
+        `octets` is the announced size, 0 when there is none. The same question again gets the same
+        answer and holds nothing more.
+        """
+        try:
+            destination = await self._recipients.resolve(address)
+            return Judged(
+                address, await self._reserve(destination, transaction, octets), destination
+            )
+        except NotFound:
+            return Judged(address, Decision(Verdict.NEVER, Reason.ADDRESS_UNKNOWN), None)
+        except Forbidden:
+            return Judged(address, Decision(Verdict.NEVER, Reason.ORGANISATION_SUSPENDED), None)
+        except Unavailable:
+            return Judged(address, _CANNOT_DECIDE, None)
+        except Exception:
+            log.exception("quota.failed")
+            return Judged(address, _CANNOT_DECIDE, None)
+
+    async def received(
+        self, transaction: str, judged: Sequence[Judged], octets: int
+    ) -> list[Decision]:
+        """Judge each recipient again now that the mail is here and its size is known."""
+        return [await self._fits(transaction, each, octets) for each in judged]
+
+    async def commit(self, transaction: str, judged: Sequence[Judged], octets: int) -> None:
+        """Count a mail for these recipients: it is safe."""
+        for organisation_id, keys in self._counted(transaction, judged):
+            await self._counters.commit(organisation_id, keys, octets, self._clock())
+
+    async def release(self, transaction: str, judged: Sequence[Judged]) -> None:
+        """Give back what was held for these recipients: no mail of theirs will come."""
+        for organisation_id, keys in self._counted(transaction, judged):
+            await self._counters.release(organisation_id, keys)
+
+    def queued(self, instance: str, queue_id: str) -> None:
+        """Remember which queue id Postfix gave to a transaction."""
+        self._instances[queue_id] = instance
+        if len(self._instances) > _MOST_JOINED:
+            self._instances.popitem(last=False)
+
+    async def _reserve(self, destination: Destination, transaction: str, octets: int) -> Decision:
+        if destination.limits == Limits():
+            return UNLIMITED
+        delivery = destination.delivery
+        return await self._counters.reserve(
+            delivery.organisation_id,
+            destination.limits,
+            self._key(transaction, delivery.recipient),
+            octets,
+            self._clock(),
+        )
+
+    async def _fits(self, transaction: str, judged: Judged, octets: int) -> Decision:
+        destination = judged.destination
+        if destination is None:
+            return judged.decision
+        if destination.limits == Limits():
+            return UNLIMITED
+        delivery = destination.delivery
+        try:
+            return await self._counters.fits(
+                delivery.organisation_id,
+                destination.limits,
+                self._key(transaction, delivery.recipient),
+                octets,
+                self._clock(),
+            )
+        except Unavailable:
+            return _CANNOT_DECIDE
+
+    def _counted(
+        self, transaction: str, judged: Sequence[Judged]
+    ) -> list[tuple[OrganisationId, list[Key]]]:
+        """Sort what is counted at all by organisation."""
+        counted = [
+            each.destination.delivery
+            for each in judged
+            if each.destination is not None and each.destination.limits != Limits()
+        ]
+        counted.sort(key=lambda delivery: delivery.organisation_id)
+        return [
+            (organisation_id, [self._key(transaction, each.recipient) for each in deliveries])
+            for organisation_id, deliveries in groupby(counted, key=lambda d: d.organisation_id)
+        ]
+
+    def _key(self, transaction: str, recipient: str) -> Key:
+        return Key(self._instances.get(transaction, transaction), recipient)

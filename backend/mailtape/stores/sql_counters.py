@@ -1,0 +1,193 @@
+"""Counters over the rows, with memory in front, for the one process that owns them.
+
+An organisation is read from the rows when it is first asked about; from then on memory is exact,
+because everything that is accepted passes here. Accepted mail that still waits in the queue is not
+in rows yet, so what waited at the start is added once, before anything is taken from the queue.
+
+`reconcile` reads the rows again whenever the queue is empty: so deletions give room back, and mail
+that was recognised as a duplicate or parked stops counting.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import NamedTuple
+
+from mailtape.domain.ids import OrganisationId
+from mailtape.domain.quota import Decision, Request, Usage, Verdict, decide
+from mailtape.domain.tier import Limits
+from mailtape.ports.counters import Key
+from mailtape.rows import organisations, usage
+from mailtape.rows.database import Database, Session
+
+_RESERVED_SECONDS = 600
+"""Longer than a sender may take from RCPT to the end of DATA and Postfix to hand the mail over."""
+_REMEMBERED_SECONDS = 3600
+"""How long a key is known to be committed: a retry of Postfix comes much sooner."""
+
+
+class Waiting(NamedTuple):
+    """Accepted mail that is not in rows yet."""
+
+    emails: int
+    octets: int
+
+
+@dataclass(slots=True)
+class _Account:
+    """One organisation's counters."""
+
+    period: str
+    emails: int
+    storage_bytes: int
+    arrival_us: int = 0
+    reserved: dict[Key, int] = field(default_factory=dict)
+    """Octets held for each."""
+    reserved_bytes: int = 0
+    committed: dict[Key, None] = field(default_factory=dict)
+    expiring: deque[tuple[float, Key]] = field(default_factory=deque)
+    forgetting: deque[tuple[float, Key]] = field(default_factory=deque)
+    changes: int = 0
+    """Raised by every commit: a look at the rows that one overlaps is void."""
+
+    def used(self) -> Usage:
+        return Usage(
+            emails=self.emails,
+            storage_bytes=self.storage_bytes,
+            reserved_emails=len(self.reserved),
+            reserved_bytes=self.reserved_bytes,
+            arrival_us=self.arrival_us,
+        )
+
+    def drop(self, key: Key) -> None:
+        octets = self.reserved.pop(key, None)
+        if octets is not None:
+            self.reserved_bytes -= octets
+
+
+class SqlCounters:
+    """`ports.counters.Counters` for `serve`."""
+
+    def __init__(
+        self, database: Database, waiting: Mapping[OrganisationId, Waiting] | None = None
+    ) -> None:
+        self._database = database
+        self._waiting = dict(waiting or {})
+        self._accounts: dict[OrganisationId, _Account] = {}
+        self._opening: dict[OrganisationId, asyncio.Task[_Account]] = {}
+
+    async def start(self, now: datetime) -> None:
+        """Read the organisations whose mail waits; call it before any is taken from the queue."""
+        for organisation_id in list(self._waiting):
+            await self._account(organisation_id, now)
+
+    async def reserve(
+        self, organisation_id: OrganisationId, limits: Limits, key: Key, octets: int, now: datetime
+    ) -> Decision:
+        """See `ports.counters`."""
+        account = await self._account(organisation_id, now)
+        if key in account.reserved or key in account.committed:
+            return Decision(Verdict.ACCEPT)
+        decision = decide(limits, account.used(), Request(octets), now)
+        if decision.accepted:
+            account.arrival_us = decision.arrival_us
+            account.reserved[key] = octets
+            account.reserved_bytes += octets
+            account.expiring.append((now.timestamp() + _RESERVED_SECONDS, key))
+        return decision
+
+    async def fits(
+        self, organisation_id: OrganisationId, limits: Limits, key: Key, octets: int, now: datetime
+    ) -> Decision:
+        """See `ports.counters`."""
+        account = await self._account(organisation_id, now)
+        if key in account.committed:
+            return Decision(Verdict.ACCEPT)
+        used = account.used()
+        others = used.reserved_bytes - account.reserved.get(key, 0)
+        return decide(
+            limits, replace(used, reserved_bytes=others), Request(octets, received=True), now
+        )
+
+    async def commit(
+        self, organisation_id: OrganisationId, keys: Sequence[Key], octets: int, now: datetime
+    ) -> None:
+        """See `ports.counters`."""
+        account = await self._account(organisation_id, now)
+        for key in keys:
+            if key in account.committed:
+                continue
+            account.drop(key)
+            account.emails += 1
+            account.storage_bytes += octets
+            account.changes += 1
+            account.committed[key] = None
+            account.forgetting.append((now.timestamp() + _REMEMBERED_SECONDS, key))
+
+    async def release(self, organisation_id: OrganisationId, keys: Sequence[Key]) -> None:
+        """See `ports.counters`."""
+        account = self._accounts.get(organisation_id)
+        if account is not None:
+            for key in keys:
+                account.drop(key)
+
+    async def usage(self, organisation_id: OrganisationId, now: datetime) -> Usage:
+        """See `ports.counters`."""
+        return (await self._account(organisation_id, now)).used()
+
+    async def reconcile(self, now: datetime) -> int:
+        """Read the rows again; call it when nothing waits in the queue. Tells how many differed."""
+        differed = 0
+        for organisation_id, account in list(self._accounts.items()):
+            before = account.changes
+            emails, storage_bytes = await self._database.read(_used, organisation_id, _month(now))
+            if account.changes != before or account.period != _month(now):
+                continue  # something was accepted meanwhile: the next look will tell
+            differed += (emails, storage_bytes) != (account.emails, account.storage_bytes)
+            account.emails, account.storage_bytes = emails, storage_bytes
+        return differed
+
+    async def _account(self, organisation_id: OrganisationId, now: datetime) -> _Account:
+        account = self._accounts.get(organisation_id)
+        if account is None:
+            account = await self._open(organisation_id, now)
+        if account.period != _month(now):
+            account.period, account.emails = _month(now), 0
+        _expire(account, now.timestamp())
+        return account
+
+    async def _open(self, organisation_id: OrganisationId, now: datetime) -> _Account:
+        """Read an organisation once, however many ask at the same moment."""
+        opening = self._opening.get(organisation_id)
+        if opening is None:
+            opening = asyncio.ensure_future(self._read(organisation_id, now))
+            self._opening[organisation_id] = opening
+            opening.add_done_callback(lambda _: self._opening.pop(organisation_id, None))
+        return await asyncio.shield(opening)
+
+    async def _read(self, organisation_id: OrganisationId, now: datetime) -> _Account:
+        emails, storage_bytes = await self._database.read(_used, organisation_id, _month(now))
+        waiting = self._waiting.pop(organisation_id, Waiting(0, 0))
+        account = _Account(_month(now), emails + waiting.emails, storage_bytes + waiting.octets)
+        self._accounts[organisation_id] = account
+        return account
+
+
+def _used(session: Session, organisation_id: OrganisationId, period: str) -> tuple[int, int]:
+    organisation = organisations.find(session, organisation_id)
+    month = usage.find(session, organisation_id, period)
+    return (month.emails if month else 0), (organisation.storage_bytes if organisation else 0)
+
+
+def _month(now: datetime) -> str:
+    return f"{now:%Y-%m}"
+
+
+def _expire(account: _Account, now: float) -> None:
+    """Let go of what nobody came back for; both queues are in order of time."""
+    while account.expiring and account.expiring[0][0] <= now:
+        account.drop(account.expiring.popleft()[1])
+    while account.forgetting and account.forgetting[0][0] <= now:
+        account.committed.pop(account.forgetting.popleft()[1], None)
