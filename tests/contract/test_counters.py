@@ -1,0 +1,195 @@
+"""What `ports.counters` promises, asked of every implementation."""
+
+import asyncio
+import random
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from installation import Installation
+from mailtape.domain.ids import OrganisationId
+from mailtape.domain.quota import Reason
+from mailtape.domain.tier import Limits
+from mailtape.ports.counters import Counters, Key
+from mailtape.stores.sql_counters import SqlCounters, Waiting
+from postroom import a_mail, deliver
+
+NOW = datetime(2026, 11, 15, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+async def acme(installation: Installation) -> OrganisationId:
+    return await installation.an_organisation("acme")
+
+
+@pytest.fixture
+def counters(installation: Installation) -> SqlCounters:
+    return SqlCounters(installation.parts.database)
+
+
+def _key(number: int, recipient: str = "a@mail.example.com") -> Key:
+    return Key(f"transaction-{number}", recipient)
+
+
+async def _granted(
+    counters: Counters, acme: OrganisationId, limits: Limits, keys: list[Key]
+) -> set[Key]:
+    decisions = await asyncio.gather(
+        *(counters.reserve(acme, limits, key, 10, NOW) for key in keys)
+    )
+    return {key for key, decision in zip(keys, decisions, strict=True) if decision.accepted}
+
+
+async def test_grants_exactly_the_limit_however_many_ask_at_once(
+    installation: Installation, acme: OrganisationId
+) -> None:
+    for run in range(50):
+        counters = SqlCounters(installation.parts.database)
+        keys = [_key(n % 1500) for n in range(3000)]
+        random.Random(run).shuffle(keys)
+
+        granted = await _granted(counters, acme, Limits(emails_per_month=1000), keys)
+
+        assert len(granted) == 1000
+
+
+async def test_the_same_reservation_is_granted_again_and_counted_once(
+    counters: Counters, acme: OrganisationId
+) -> None:
+    limits = Limits(emails_per_month=1)
+
+    for _ in range(3):
+        assert (await counters.reserve(acme, limits, _key(1), 10, NOW)).accepted
+
+    assert (await counters.usage(acme, NOW)).reserved_emails == 1
+    assert (await counters.reserve(acme, limits, _key(2), 10, NOW)).reason == Reason.MONTHLY_MAILS
+
+
+async def test_two_recipients_of_one_transaction_are_two(
+    counters: Counters, acme: OrganisationId
+) -> None:
+    keys = [_key(1, "a@mail.example.com"), _key(1, "b@mail.example.com")]
+
+    assert await _granted(counters, acme, Limits(emails_per_month=1), keys) == {keys[0]}
+
+
+async def test_a_commit_turns_a_reservation_into_use_once(
+    counters: Counters, acme: OrganisationId
+) -> None:
+    await counters.reserve(acme, Limits(), _key(1), 10, NOW)
+
+    for _ in range(3):
+        await counters.commit(acme, [_key(1)], 12, NOW)
+
+    usage = await counters.usage(acme, NOW)
+    assert (usage.emails, usage.storage_bytes) == (1, 12)
+    assert (usage.reserved_emails, usage.reserved_bytes) == (0, 0)
+
+
+async def test_a_commit_counts_what_was_never_reserved(
+    counters: Counters, acme: OrganisationId
+) -> None:
+    await counters.commit(acme, [_key(1)], 12, NOW)
+
+    assert (await counters.usage(acme, NOW)).emails == 1
+
+
+async def test_a_committed_mail_that_is_asked_about_again_is_taken_and_not_counted_again(
+    counters: Counters, acme: OrganisationId
+) -> None:
+    limits = Limits(emails_per_month=1, storage_bytes=12)
+    await counters.reserve(acme, limits, _key(1), 10, NOW)
+    await counters.commit(acme, [_key(1)], 12, NOW)
+
+    assert (await counters.reserve(acme, limits, _key(1), 10, NOW)).accepted
+    assert (await counters.fits(acme, limits, _key(1), 12, NOW)).accepted
+    assert (await counters.usage(acme, NOW)).reserved_emails == 0
+
+
+async def test_released_room_is_granted_to_the_next(
+    counters: Counters, acme: OrganisationId
+) -> None:
+    limits = Limits(emails_per_month=1)
+    await counters.reserve(acme, limits, _key(1), 10, NOW)
+
+    await counters.release(acme, [_key(1), _key(9)])
+
+    assert (await counters.reserve(acme, limits, _key(2), 10, NOW)).accepted
+
+
+async def test_a_reservation_that_nobody_comes_back_for_runs_out(
+    counters: Counters, acme: OrganisationId
+) -> None:
+    limits = Limits(emails_per_month=1)
+    await counters.reserve(acme, limits, _key(1), 10, NOW)
+
+    soon = await counters.reserve(acme, limits, _key(2), 10, NOW + timedelta(seconds=599))
+    later = await counters.reserve(acme, limits, _key(2), 10, NOW + timedelta(seconds=601))
+
+    assert (soon.accepted, later.accepted) == (False, True)
+
+
+async def test_a_late_commit_counts_all_the_same(counters: Counters, acme: OrganisationId) -> None:
+    limits = Limits(emails_per_month=1)
+    await counters.reserve(acme, limits, _key(1), 10, NOW)
+
+    await counters.commit(acme, [_key(1)], 10, NOW + timedelta(hours=1))
+
+    late = NOW + timedelta(hours=1)
+    assert (await counters.reserve(acme, limits, _key(2), 10, late)).reason == Reason.MONTHLY_MAILS
+
+
+async def test_a_mail_fits_beside_what_others_hold_and_not_beside_itself(
+    counters: Counters, acme: OrganisationId
+) -> None:
+    limits = Limits(storage_bytes=100)
+    await counters.reserve(acme, limits, _key(1), 50, NOW)
+    await counters.reserve(acme, limits, _key(2), 30, NOW)
+
+    assert (await counters.fits(acme, limits, _key(1), 70, NOW)).accepted
+    assert (await counters.fits(acme, limits, _key(1), 71, NOW)).reason == Reason.STORAGE
+
+
+async def test_a_new_month_begins_at_nothing_but_what_is_kept(
+    counters: Counters, acme: OrganisationId
+) -> None:
+    await counters.commit(acme, [_key(1)], 12, NOW)
+
+    usage = await counters.usage(acme, NOW + timedelta(days=30))
+
+    assert (usage.emails, usage.storage_bytes) == (0, 12)
+
+
+async def test_begins_with_what_the_rows_say(
+    installation: Installation, counters: Counters, acme: OrganisationId
+) -> None:
+    await deliver(installation, acme)
+
+    usage = await counters.usage(acme, installation.clock())
+
+    assert (usage.emails, usage.storage_bytes) == (1, len(a_mail()))
+
+
+async def test_counts_what_waited_in_the_queue_at_the_start(
+    installation: Installation, acme: OrganisationId
+) -> None:
+    counters = SqlCounters(installation.parts.database, {acme: Waiting(3, 300)})
+
+    await counters.start(NOW)
+
+    usage = await counters.usage(acme, NOW)
+    assert (usage.emails, usage.storage_bytes) == (3, 300)
+
+
+async def test_reconciling_takes_the_rows_word_for_it(
+    installation: Installation, counters: SqlCounters, acme: OrganisationId
+) -> None:
+    now = installation.clock()
+    await counters.commit(acme, [_key(1), _key(2)], 100, now)
+    await deliver(installation, acme)
+
+    assert await counters.reconcile(now) == 1
+    assert await counters.reconcile(now) == 0
+
+    usage = await counters.usage(acme, now)
+    assert (usage.emails, usage.storage_bytes) == (1, len(a_mail()))
