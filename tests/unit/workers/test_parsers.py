@@ -82,7 +82,8 @@ async def test_a_child_dies_of_too_much_memory_and_only_the_child() -> None:
 async def test_a_child_that_cannot_be_started_is_no_fault_of_the_mail() -> None:
     parser = Parser(ParserSettings())
     most, hardest = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())), hardest))
+    open_now = len(list(Path("/proc/self/fd").iterdir()))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (open_now, hardest))
     try:
         with pytest.raises(Unavailable):
             await parser.understand([RAW])
@@ -95,8 +96,7 @@ async def test_a_child_that_cannot_be_started_is_no_fault_of_the_mail() -> None:
 
 
 async def test_a_child_that_ends_before_it_is_ready_is_no_fault_of_the_mail() -> None:
-    no_limit_there_is = -5
-    parser = Parser(ParserSettings(memory_bytes=no_limit_there_is))
+    parser = Parser(ParserSettings(memory_bytes="no number"))  # type: ignore[arg-type]
 
     with pytest.raises(Unavailable):
         await parser.understand([RAW])
