@@ -131,6 +131,7 @@ async def open_installation(
         max_bytes=2**30,
         lease_seconds=60,
         clock=lambda: clock().timestamp(),
+        ticks=lambda: clock().timestamp(),
     )
     passwords = Passwords()
     parts = Parts(

@@ -8,6 +8,7 @@ from email.message import EmailMessage
 from fakes import a_delivery, an_envelope
 from installation import Installation
 from mailtape.domain import ids
+from mailtape.domain.envelope import Envelope
 from mailtape.domain.ids import IngestId, OrganisationId
 from mailtape.domain.message import Mailbox, Summary
 from mailtape.mime.pack import pack
@@ -56,6 +57,15 @@ async def deliver(
             *(a_delivery(recipient, stranger) for recipient, stranger in strangers),
         ),
     )
+    await deliver_envelope(installation, envelope, raw)
+    return [
+        ids.to_text(ids.message_id(accepted_us // 1000, envelope.ingest_id, recipient))
+        for recipient in recipients
+    ]
+
+
+async def deliver_envelope(installation: Installation, envelope: Envelope, raw: bytes) -> None:
+    """Store a mail that was accepted and tell those who wait."""
     parts = installation.parts
     stored = await processing.store(
         parts.database,
@@ -65,10 +75,6 @@ async def deliver(
     )
     for woken in stored:
         parts.wakeups.announce(woken)
-    return [
-        ids.to_text(ids.message_id(accepted_us // 1000, envelope.ingest_id, recipient))
-        for recipient in recipients
-    ]
 
 
 async def deposit_many(

@@ -41,7 +41,9 @@ async def open_queue(tmp_path: Path, clock: Clock) -> AsyncIterator[Callable[...
         close_last()
         writing = WritingThread()
         path = tmp_path / "queue.sqlite3"
-        queue = SqliteQueue(path, writing, max_bytes=max_bytes, lease_seconds=60, clock=clock)
+        queue = SqliteQueue(
+            path, writing, max_bytes=max_bytes, lease_seconds=60, clock=clock, ticks=clock
+        )
         opened.append((queue, writing))
         return queue
 

@@ -254,3 +254,48 @@ async def test_commits_a_sender_who_gave_up_and_the_rest_of_its_group(queue: Que
     await _put(queue, b"two")
 
     assert {mail.raw for mail in await _lease(queue)} == {b"one", b"two"}
+
+
+async def test_a_late_acknowledgement_gives_its_room_back(
+    open_queue: OpenQueue, clock: Clock
+) -> None:
+    queue = open_queue(max_bytes=1000)
+    await _put(queue, b"a" * 1000)
+    [mail] = await _lease(queue)
+    clock.ahead = 61
+    [again] = await _lease(queue)
+
+    await queue.acknowledge([mail.receipt])
+    await queue.acknowledge([again.receipt])
+
+    assert await queue.depth() == QueueDepth(waiting=0, leased=0, parked=0)
+    await _put(queue, b"b" * 1000)
+
+
+async def test_mail_parked_after_its_lease_ran_out_is_counted_once(
+    queue: Queue, clock: Clock
+) -> None:
+    await _put(queue, b"one")
+    [mail] = await _lease(queue)
+    clock.ahead = 61
+    await _lease(queue)
+
+    for _ in range(2):
+        await queue.park(mail.receipt, "cannot be stored")
+
+    assert await queue.depth() == QueueDepth(waiting=0, leased=0, parked=1)
+    assert await queue.drop(mail.receipt)
+    assert await queue.depth() == QueueDepth(waiting=0, leased=0, parked=0)
+
+
+async def test_mail_unparked_after_a_restart_is_leased_once(open_queue: OpenQueue) -> None:
+    queue = open_queue()
+    await _put(queue, b"one")
+    [mail] = await _lease(queue)
+    await queue.park(mail.receipt, "cannot be stored")
+    queue = open_queue()
+
+    await queue.unpark(mail.receipt)
+
+    assert len(await _lease(queue)) == 1
+    assert await _nothing_to_lease(queue)

@@ -4,12 +4,13 @@ It opens no file, no database and no connection of its own, so nothing that a ma
 parser reaches further than this process; its parent holds the deadline and kills it. It ends when
 its parent's end of the socket closes.
 
-Frames are those of `multiprocessing.connection`; inside is MessagePack: a list of raw mails one
-way, a list of `Packed` the other.
+Frames are those of `multiprocessing.connection`. The first one says that the process is ready;
+inside the others is MessagePack: a list of raw mails one way, a list of `Packed` the other.
 """
 
 import os
 import resource
+import signal
 import sys
 from multiprocessing.connection import Connection
 
@@ -25,12 +26,14 @@ _NICENESS = 10  # the wire comes first: a mail that is understood later is late,
 def main(arguments: list[str]) -> None:
     """Serve the socket that was inherited as a file descriptor until the parent hangs up."""
     descriptor, memory_bytes, limits_json = arguments
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # whoever ends the whole group ends the parent
     os.nice(_NICENESS)
     resource.setrlimit(resource.RLIMIT_AS, (int(memory_bytes), int(memory_bytes)))
     limits = msgspec.json.decode(limits_json, type=Limits)
     connection = Connection(int(descriptor))
     decode = msgspec.msgpack.Decoder(list[bytes]).decode
     encode = msgspec.msgpack.Encoder().encode
+    connection.send_bytes(b"ready")
     while True:
         try:
             mails = decode(connection.recv_bytes())

@@ -92,8 +92,7 @@ class Consumer:
             _, late = await asyncio.wait(self._lanes, timeout=self._settings.stop_seconds)
             for lane in late:
                 lane.cancel()
-        for parser in self._parsers:
-            parser.close()
+        await asyncio.gather(*(parser.close() for parser in self._parsers))
         await asyncio.gather(*self._lanes, return_exceptions=True)
 
     async def _lane(self) -> None:
@@ -108,9 +107,9 @@ class Consumer:
                 await self._queue.release([mail.receipt for mail in batch])
                 await self._pause()
             except Exception:
-                # A bug of ours must neither end the lane nor spin: the lease runs out, and the
-                # batch is offered again.
+                # A bug of ours must neither end the lane nor spin.
                 log.exception("batch.failed", mails=len(batch))
+                await self._queue.release([mail.receipt for mail in batch])
                 await self._pause()
 
     async def _lease(self) -> list[Leased]:

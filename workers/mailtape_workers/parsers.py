@@ -6,6 +6,7 @@ deadline: a child that is late is killed, and the next call starts a new one.
 
 import asyncio
 import contextlib
+import os
 import socket
 import subprocess
 import sys
@@ -16,8 +17,17 @@ from multiprocessing.connection import Connection
 
 import msgspec
 
+from mailtape.domain.errors import Unavailable
 from mailtape.mime.limits import Limits
 from mailtape.mime.pack import Packed
+
+_ALLOCATOR = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=2000"}
+"""The tree of one HTML mail outgrows the C library's cache of freed blocks: a twentieth of the time
+of a mail goes with that. Other C libraries pass over it."""
+
+_FAREWELL_SECONDS = 1.0
+"""For a child to finish the mail in its hands when its parent hangs up."""
+_FAREWELL_LOOKS = 50
 
 _DECODE = msgspec.msgpack.Decoder(list[Packed]).decode
 _ENCODE = msgspec.msgpack.Encoder().encode
@@ -46,6 +56,7 @@ class Parser:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="parser")
         self._free = asyncio.Lock()
         self._child: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
         self._connection: Connection | None = None
 
     @property
@@ -58,6 +69,7 @@ class Parser:
 
         Raises:
             ParserDied: one of them, or all together, were too much for the child.
+            Unavailable: no child can be started; the mails have nothing to do with it.
         """
         async with self._free:
             loop = asyncio.get_running_loop()
@@ -74,15 +86,19 @@ class Parser:
         """Start the child and wait until it can work, so that the first mail does not."""
         await self.understand([])
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """End the child by hanging up; what it was doing is done again after a restart."""
-        if self._connection is not None:
-            self._connection.close()
-        if self._child is not None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._child.wait(1.0)
-            self._kill()
+        if self._socket is not None:
+            # Not closed: the thread may be reading from it, and its number would be used again.
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+        for _ in range(_FAREWELL_LOOKS):
+            if self._child is None or self._child.poll() is not None:
+                break
+            await asyncio.sleep(_FAREWELL_SECONDS / _FAREWELL_LOOKS)
+        self._kill()
         self._thread.shutdown(wait=False)
+        self._hang_up()
 
     def _exchange(self, mails: Sequence[bytes]) -> list[Packed]:
         connection = self._connected()
@@ -90,9 +106,21 @@ class Parser:
         return _DECODE(connection.recv_bytes())
 
     def _connected(self) -> Connection:
+        """Give the connection to a child that lives and has said so."""
         if self._child is not None and self._connection is not None and self._child.poll() is None:
             return self._connection
-        ours, theirs = socket.socketpair()
+        self._hang_up()
+        try:
+            self._connection = self._start()
+            self._connection.recv_bytes()  # it has loaded what it needs
+        except (EOFError, OSError) as error:
+            self._kill()
+            self._hang_up()
+            raise Unavailable("No process can be started to read mail.") from error
+        return self._connection
+
+    def _start(self) -> Connection:
+        self._socket, theirs = socket.socketpair()
         with theirs:
             self._child = subprocess.Popen(  # noqa: S603 - our own program
                 [
@@ -105,9 +133,16 @@ class Parser:
                 ],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
+                env=_ALLOCATOR | os.environ,  # noqa: TID251 - handed on, not read
+                start_new_session=True,  # Ctrl-C is for the parent, which then hangs up
             )
-        self._connection = Connection(ours.detach())
-        return self._connection
+        return Connection(os.dup(self._socket.fileno()))
+
+    def _hang_up(self) -> None:
+        for end in (self._connection, self._socket):
+            if end is not None:
+                end.close()
+        self._connection = self._socket = None
 
     def _kill(self) -> None:
         if self._child is not None and self._child.poll() is None:

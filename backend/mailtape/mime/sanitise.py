@@ -16,7 +16,7 @@ sandboxed frame under a content security policy; each of the two must hold witho
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import NewType
@@ -204,20 +204,17 @@ def _picture(value: str) -> str | None:
     return url if _DATA_IMAGE.fullmatch(url) else None
 
 
-_FILTERS: Mapping[str, Callable[[str], str | None]] = {
-    "style": _style,
-    "href": _link,
-    "src": _picture,
-    "background": _picture,
-}
-
-
 def _attribute(tag: str, name: str, value: str) -> str | None:
     """Give the value that an allowed attribute keeps, None when it goes. Must not raise."""
-    keep = _FILTERS.get(name)
-    if keep is None:
-        return value
-    kept = keep(value)
+    match name:
+        case "href":
+            kept = _link(value)
+        case "style":
+            kept = _style(value)
+        case "src" | "background":
+            kept = _picture(value)
+        case _:
+            return value
     if kept is None and tag == "a":
         _current.get().unsettled = True
     return kept

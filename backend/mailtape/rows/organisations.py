@@ -5,6 +5,8 @@ from datetime import datetime
 from sqlalchemy import ForeignKey, String, bindparam, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
+from mailtape.domain import ids
+from mailtape.domain.account import Status
 from mailtape.domain.ids import OrganisationId
 from mailtape.rows.base import IdKey, Name, Row
 
@@ -37,6 +39,23 @@ _TAKE = (
     )
 )
 _LAST = select(Organisation.sequence).where(Organisation.id == bindparam("of"))
+
+
+def add(session: Session, *, slug: str, name: str, tier: str, now: datetime) -> Organisation:
+    """Write a new, active organisation that has no mail; its slug is nobody else's."""
+    organisation = Organisation(
+        id=ids.new_id(int(now.timestamp() * 1000)),
+        slug=slug,
+        name=name,
+        tier=tier,
+        status=Status.ACTIVE,
+        sequence=0,
+        storage_bytes=0,
+        created_at=now,
+    )
+    session.add(organisation)
+    session.flush()
+    return organisation
 
 
 def find(session: Session, organisation_id: OrganisationId) -> Organisation | None:

@@ -165,19 +165,7 @@ def normalise_email(email: str) -> str:
 def add_organisation(session: Session, name: str, *, tier: str, now: datetime) -> Organisation:
     """Write a new organisation under the first free slug that fits its name."""
     slug = next(s for s in slugs_for(name) if organisations.find_by_slug(session, s) is None)
-    organisation = Organisation(
-        id=ids.new_id(int(now.timestamp() * 1000)),
-        slug=slug,
-        name=name,
-        tier=tier,
-        status=Status.ACTIVE,
-        sequence=0,
-        storage_bytes=0,
-        created_at=now,
-    )
-    session.add(organisation)
-    session.flush()
-    return organisation
+    return organisations.add(session, slug=slug, name=name, tier=tier, now=now)
 
 
 def add_member(

@@ -94,18 +94,9 @@ def _ensure_local(session: Session, now: datetime) -> Organisation:
     session.flush()
     local = organisations.find_by_slug(session, LOCAL_SLUG)
     if local is None:
-        local = Organisation(
-            id=ids.new_id(int(now.timestamp() * 1000)),
-            slug=LOCAL_SLUG,
-            name=_LOCAL_NAME,
-            tier=UNLIMITED.name,
-            status=Status.ACTIVE,
-            sequence=0,
-            storage_bytes=0,
-            created_at=now,
+        local = organisations.add(
+            session, slug=LOCAL_SLUG, name=_LOCAL_NAME, tier=UNLIMITED.name, now=now
         )
-        session.add(local)
-        session.flush()
     return local
 
 

@@ -6,6 +6,7 @@ knows what it has already: a message is visible once, with its body, or not yet.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,6 +17,10 @@ from mailtape.mime.pack import Packed, PackedBlob
 from mailtape.ports.bodies import Blob, Bodies, Body, BodyKey
 from mailtape.rows.database import Database
 from mailtape.rows.deposit import Deposit, deposit
+
+_DEPOSITED_AT_ONCE = 100
+"""Messages a transaction. A mail to a thousand recipients must not hold up whoever waits for a 250
+or a change; each message is whole with its event, so its neighbours may come in the next one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +39,16 @@ async def store(
     Returns how many messages each organisation got that it had not before.
 
     Raises:
-        Unavailable: a store is down or full; nothing became visible, the same call may be made
-            again.
+        Unavailable: a store is down or full; some may have become visible, the same call may be
+            made again.
     """
     await bodies.keep([body for mail in mails for body in _bodies(mail)])
     deposits = [item for mail in mails for item in _deposits(mail)]
-    return await database.write_bulk(deposit, deposits, now)
+    stored: Counter[OrganisationId] = Counter()
+    for start in range(0, len(deposits), _DEPOSITED_AT_ONCE):
+        chunk = deposits[start : start + _DEPOSITED_AT_ONCE]
+        stored.update(await database.write_bulk(deposit, chunk, now))
+    return stored
 
 
 def _bodies(mail: Understood) -> list[Body]:

@@ -59,9 +59,11 @@ async def sweep(database: Database, bodies: Bodies, queue: Queue, *, now: dateti
     after: BodyKey | None = None
     while page := await bodies.keys(after, _CHUNK):
         old = [key for key in page if key.ingest_id[:6] < oldest_spared]
-        unnamed = await database.read(retention.without_rows, old)
-        queued = await queue.named([key.ingest_id for key in unnamed])
-        orphans = [key for key in unnamed if key.ingest_id not in queued]
+        # The queue first: a mail leaves it only when its rows are there to be seen by the second
+        # look. The other way round one that is stored between the looks would be seen by neither.
+        queued = await queue.named([key.ingest_id for key in old])
+        unqueued = [key for key in old if key.ingest_id not in queued]
+        orphans = await database.read(retention.without_rows, unqueued)
         await bodies.delete(orphans)
         deleted += len(orphans)
         after = page[-1]

@@ -17,13 +17,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
-from mailtape.domain.envelope import Envelope
+from mailtape.domain.envelope import Envelope, Protocol
 from mailtape.domain.errors import StoreFull
 from mailtape.domain.ids import IngestId
 from mailtape.ports.queue import Leased, Parked, QueueDepth
@@ -64,6 +65,34 @@ class _Lease:
     until: float
 
 
+@dataclass(slots=True)
+class _Found:
+    """What one look into the file brought."""
+
+    cursor: int
+    """The last number that was read as new."""
+    leased: list[Leased] = field(default_factory=list)
+    octets: int = 0
+    unread: Sequence[int] = ()
+    """What was due and found no room."""
+    later: list[tuple[float, int]] = field(default_factory=list)
+    broken: list[int] = field(default_factory=list)
+
+    def take(self, row: tuple[int, bytes, bytes, int, int], most: int, most_bytes: int) -> bool:
+        """Add a mail; False when there is no room for it."""
+        number, encoded, raw, tries, _ = row
+        if self.leased and (len(self.leased) >= most or self.octets + len(raw) > most_bytes):
+            return False
+        try:
+            envelope = _DECODE(encoded)
+        except msgspec.MsgspecError:
+            self.broken.append(number)
+            return True
+        self.leased.append(Leased(number, envelope, raw, tries))
+        self.octets += len(raw)
+        return True
+
+
 class SqliteQueue:
     """`ports.queue.Queue` in one SQLite file, for the one process that owns it."""
 
@@ -73,14 +102,16 @@ class SqliteQueue:
         writing: WritingThread,
         *,
         max_bytes: int,
-        lease_seconds: float = 300.0,
+        lease_seconds: float = 3600.0,
         clock: Callable[[], float] = time.time,
+        ticks: Callable[[], float] = time.monotonic,
     ) -> None:
         self._path = path
         self._writing = writing
         self._max_bytes = max_bytes
         self._lease_seconds = lease_seconds
-        self._clock = clock
+        self._clock = clock  # for delays, which outlive the process
+        self._ticks = ticks  # for leases, which neither sleep nor a corrected clock may end
         self._writer = _open(path)
         self._writer.executescript(_SCHEMA)
         self._reader = _open(path)
@@ -166,8 +197,8 @@ class SqliteQueue:
                 await self._wait_for_offer()
 
     def _take_due(self, most: int) -> list[int]:
-        now = self._clock()
-        for number in [n for n, lease in self._leases.items() if lease.until <= now]:
+        ticks, now = self._ticks(), self._clock()
+        for number in [n for n, lease in self._leases.items() if lease.until <= ticks]:
             self._offer_again(number, now)
         due: list[int] = []
         while self._again and self._again[0][0] <= now and len(due) < most:
@@ -176,52 +207,48 @@ class SqliteQueue:
 
     async def _fetch(self, due: list[int], most: int, most_bytes: int) -> list[Leased]:
         try:
-            leased = await self._read(lambda: self._select(due, most, most_bytes))
+            found = await self._read(lambda: self._select(due, most, most_bytes))
         except BaseException:
             self._give_back(due)
             raise
-        until = self._clock() + self._lease_seconds
-        for mail in leased:
+        # Only now that all was read: what is behind the cursor is leased, due later, or broken.
+        self._cursor = max(self._cursor, found.cursor)
+        self._give_back(found.unread)
+        for when, number in found.later:
+            heapq.heappush(self._again, (when, number))
+        until = self._ticks() + self._lease_seconds
+        for mail in found.leased:
             self._leases[mail.receipt] = _Lease(len(mail.raw), until)
-        return leased
+        for number in found.broken:
+            await self.park(number, "its envelope cannot be read")
+        return found.leased
 
-    def _select(self, due: list[int], most: int, most_bytes: int) -> list[Leased]:
+    def _select(self, due: Sequence[int], most: int, most_bytes: int) -> _Found:
         """Read what is due again, then what is new; on the reading thread."""
+        found = _Found(self._cursor)
         columns = "SELECT number, envelope, raw, tries, due_us FROM mail WHERE parked IS NULL"
-        leased: list[Leased] = []
-        room = most_bytes
         for position, number in enumerate(due):
             row = self._reader.execute(f"{columns} AND number = ?", (number,)).fetchone()
-            if row is None:
-                continue
-            if leased and len(row[2]) > room:
-                self._give_back(due[position:])
-                return leased
-            leased.append(Leased(row[0], _DECODE(row[1]), row[2], row[3]))
-            room -= len(row[2])
-        if room <= 0 or len(leased) >= most:
-            return leased
-        new = self._reader.execute(
-            f"{columns} AND number > ? ORDER BY number LIMIT ?",
-            (self._cursor, most - len(leased)),
-        )
-        for number, envelope, raw, tries, due_us in new:
-            if due_us / 1e6 > self._clock():  # was being retried when the last process ended
-                heapq.heappush(self._again, (due_us / 1e6, number))
-            elif leased and len(raw) > room:
-                break
-            else:
-                leased.append(Leased(number, _DECODE(envelope), raw, tries))
-                room -= len(raw)
-            self._cursor = number
-        new.close()
-        return leased
+            if row is not None and not found.take(row, most, most_bytes):
+                found.unread = due[position:]
+                return found
+        now_us = self._clock() * 1e6
+        with closing(
+            self._reader.execute(f"{columns} AND number > ? ORDER BY number", (self._cursor,))
+        ) as new:
+            for row in new:
+                if row[4] > now_us:  # was being retried when the last process ended
+                    found.later.append((row[4] / 1e6, row[0]))
+                elif not found.take(row, most, most_bytes):
+                    break
+                found.cursor = row[0]
+        return found
 
     async def _wait_for_offer(self) -> None:
         """Sleep until mail arrives, a delay is over or a lease runs out."""
-        times = [when for when, _ in self._again[:1]]
-        times += [lease.until for lease in self._leases.values()]
-        timeout = max(0.0, min(times) - self._clock()) if times else None
+        waits = [when - self._clock() for when, _ in self._again[:1]]
+        waits += [lease.until - self._ticks() for lease in self._leases.values()]
+        timeout = max(0.0, min(waits)) if waits else None
         try:
             async with asyncio.timeout(timeout):
                 await self._offer.wait()
@@ -241,11 +268,24 @@ class SqliteQueue:
 
     async def acknowledge(self, receipts: Sequence[int]) -> None:
         """See `ports.queue`."""
-        await self._write("DELETE FROM mail WHERE number = ?", [(n,) for n in receipts])
-        for receipt in receipts:
-            lease = self._leases.pop(receipt, None)
-            if lease is not None:
-                self._forget(lease.size)
+        held = {n: self._leases.pop(n) for n in receipts if n in self._leases}
+        late = [n for n in receipts if n not in held]  # their lease ran out, or they are gone
+
+        def delete(connection: sqlite3.Connection) -> list[int]:
+            size = "SELECT length(raw) FROM mail WHERE number = ?"
+            sizes = [row[0] for n in late for row in connection.execute(size, (n,))]
+            connection.executemany(
+                "DELETE FROM mail WHERE number = ?", [(number,) for number in receipts]
+            )
+            return sizes
+
+        try:
+            sizes = await self._write(delete)
+        except BaseException:
+            self._leases.update(held)
+            raise
+        for size in (*sizes, *(lease.size for lease in held.values())):
+            self._forget(size)
 
     async def release(self, receipts: Sequence[int]) -> None:
         """See `ports.queue`."""
@@ -255,9 +295,9 @@ class SqliteQueue:
     async def retry(self, receipt: int, after_seconds: float) -> None:
         """See `ports.queue`."""
         due = self._clock() + after_seconds
-        await self._write(
+        await self._change(
             "UPDATE mail SET tries = tries + 1, due_us = ? WHERE number = ?",
-            [(int(due * 1e6), receipt)],
+            (int(due * 1e6), receipt),
         )
         self._offer_again(receipt, due)
 
@@ -265,20 +305,21 @@ class SqliteQueue:
 
     async def park(self, receipt: int, reason: str) -> None:
         """See `ports.queue`."""
-        await self._write("UPDATE mail SET parked = ? WHERE number = ?", [(reason, receipt)])
-        if self._leases.pop(receipt, None) is not None:
-            self._parked += 1
+        self._parked += await self._change(
+            "UPDATE mail SET parked = ? WHERE parked IS NULL AND number = ?", (reason, receipt)
+        )
+        self._leases.pop(receipt, None)
 
     async def parked(self, most: int) -> list[Parked]:
         """See `ports.queue`."""
         query = (
-            "SELECT number, envelope, parked FROM mail WHERE parked IS NOT NULL"
-            " ORDER BY number LIMIT ?"
+            "SELECT number, ingest_id, envelope, length(raw), parked FROM mail"
+            " WHERE parked IS NOT NULL ORDER BY number LIMIT ?"
         )
         return await self._read(
             lambda: [
-                Parked(number, _DECODE(envelope), reason)
-                for number, envelope, reason in self._reader.execute(query, (most,))
+                Parked(number, _envelope(encoded, ingest_id, size), reason)
+                for number, ingest_id, encoded, size, reason in self._reader.execute(query, (most,))
             ]
         )
 
@@ -290,14 +331,15 @@ class SqliteQueue:
 
     async def unpark(self, receipt: int) -> bool:
         """See `ports.queue`."""
-        changed = await self._write(
+        changed = await self._change(
             "UPDATE mail SET parked = NULL, tries = 0, due_us = 0"
             " WHERE parked IS NOT NULL AND number = ?",
-            [(receipt,)],
+            (receipt,),
         )
         if changed:
             self._parked -= 1
-            heapq.heappush(self._again, (0.0, receipt))
+            if receipt <= self._cursor:  # the rest will be read as new
+                self._give_back([receipt])
             self._offer.set()
         return bool(changed)
 
@@ -306,8 +348,8 @@ class SqliteQueue:
         raw = await self.parked_raw(receipt)
         if raw is None:
             return False
-        changed = await self._write(
-            "DELETE FROM mail WHERE parked IS NOT NULL AND number = ?", [(receipt,)]
+        changed = await self._change(
+            "DELETE FROM mail WHERE parked IS NOT NULL AND number = ?", (receipt,)
         )
         if changed:
             self._parked -= 1
@@ -345,11 +387,16 @@ class SqliteQueue:
         self._held -= 1
         self._held_bytes -= size
 
-    async def _write(self, statement: str, rows: Sequence[tuple[object, ...]]) -> int:
-        def run() -> int:
+    async def _change(self, statement: str, values: tuple[object, ...]) -> int:
+        """Run one statement; tell how many rows it changed."""
+        return await self._write(lambda connection: connection.execute(statement, values).rowcount)
+
+    async def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        def run() -> T:
+            # `with connection` commits, or rolls back when anything fails, the commit included.
             with driver_errors(), self._writer:
                 self._writer.execute("BEGIN IMMEDIATE")
-                return self._writer.executemany(statement, rows).rowcount
+                return work(self._writer)
 
         return await self._writing.submit(run)
 
@@ -359,6 +406,14 @@ class SqliteQueue:
                 return query()
 
         return await asyncio.get_running_loop().run_in_executor(self._reading, run)
+
+
+def _envelope(encoded: bytes, ingest_id: bytes, size: int) -> Envelope:
+    """Read an envelope to be shown; one that cannot be read shows what the row knows."""
+    try:
+        return _DECODE(encoded)
+    except msgspec.MsgspecError:
+        return Envelope(IngestId(ingest_id), 0, Protocol.SMTP, "", (), size)
 
 
 def _open(path: Path) -> sqlite3.Connection:

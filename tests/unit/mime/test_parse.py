@@ -81,6 +81,13 @@ def test_a_bare_line_end_makes_no_field_of_a_part(end: bytes) -> None:
     assert parsed.attachments == ()
 
 
+@pytest.mark.parametrize("end", [b"\n", b"\r", b"\r\n"])
+def test_every_line_end_of_a_text_is_shown_as_one_line_feed(end: bytes) -> None:
+    raw = mail("text/plain", b"one" + end + end + b"two" + end)
+
+    assert parse(raw, DEFAULT).text == "one\n\ntwo\n"
+
+
 def test_bare_line_feeds_in_a_text_stay_line_ends() -> None:
     raw = mail("text/plain", b"one\ntwo\r\n-- \nthree\r\n")
 

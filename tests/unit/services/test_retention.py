@@ -1,18 +1,22 @@
 """What goes and what stays when there is too much."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
-from fakes import an_envelope
+from fakes import a_delivery, an_envelope
 from installation import Installation
 from mailtape.domain.ids import IngestId, OrganisationId, new_id
 from mailtape.domain.query import MessageQuery
 from mailtape.ports.bodies import Blob, Body, BodyKey
 from mailtape.rows import events, messages
 from mailtape.rows.usage import Usage
+from mailtape.rows.writing_thread import WritingThread
 from mailtape.services.retention import Bounds, sweep, trim
-from postroom import a_mail, deliver
+from mailtape.stores.sqlite_queue import SqliteQueue
+from postroom import a_mail, deliver, deliver_envelope
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
 PLENTY = 2**40
@@ -143,3 +147,42 @@ async def test_spares_bodies_that_a_message_or_the_queue_names(
     await installation.parts.bodies.keep([_body(BodyKey(waiting, acme))])
 
     assert await _swept(installation) == 0
+
+
+class _StoredBetweenTheLooks(SqliteQueue):
+    """The real queue; a worker stores the mail and acknowledges it right before it is asked."""
+
+    installation: Installation
+    organisation_id: OrganisationId
+
+    async def named(self, ingest_ids: Sequence[IngestId]) -> set[IngestId]:
+        [mail] = await self.lease(1, 2**20)
+        await deliver_envelope(self.installation, mail.envelope, mail.raw)
+        await self.acknowledge([mail.receipt])
+        return await super().named(ingest_ids)
+
+
+async def test_spares_the_body_of_a_mail_that_is_stored_while_the_sweep_looks(
+    installation: Installation, acme: OrganisationId, tmp_path: Path
+) -> None:
+    parts = installation.parts
+    writing = WritingThread()
+    queue = _StoredBetweenTheLooks(tmp_path / "other.sqlite3", writing, max_bytes=2**30)
+    queue.installation, queue.organisation_id = installation, acme
+    raw = a_mail()
+    long_ago = NOW - timedelta(days=3)
+    waiting = an_envelope(
+        raw,
+        ingest_id=_aged(timedelta(days=3)),
+        accepted_us=int(long_ago.timestamp() * 1e6),
+        deliveries=(a_delivery(organisation_id=acme),),
+    )
+    await queue.put(waiting, raw)
+    await parts.bodies.keep([_body(BodyKey(waiting.ingest_id, acme))])
+
+    deleted = await sweep(parts.database, parts.bodies, queue, now=NOW)
+
+    writing.stop()
+    queue.close()
+    assert deleted == 0
+    assert await parts.bodies.keys(None, 10) == [BodyKey(waiting.ingest_id, acme)]

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import select, text
 from structlog.testing import capture_logs
 
 from fakes import a_delivery, an_envelope
@@ -20,7 +20,7 @@ from mailtape.mime.pack import unpack_bytes, unpack_content
 from mailtape.ports.bodies import BodyKey
 from mailtape.rows import messages
 from mailtape.rows.database import Session
-from mailtape.rows.messages import Listed
+from mailtape.rows.messages import Listed, Message
 from mailtape.services.wakeups import Wakeups
 from mailtape_workers.consumer import Consumer, ConsumerSettings
 from mailtape_workers.parsers import ParserSettings
@@ -226,3 +226,20 @@ async def test_goes_on_after_the_queue_could_not_be_read(house: House, tmp_path:
                 [message] = await _until_stored(house, wakeups, 1)
 
     assert message.subject == "patient"
+
+
+async def test_a_mail_to_very_many_is_stored_whole_and_numbered_without_holes(
+    house: House,
+) -> None:
+    recipients = [f"qa+{number}@mail.example.com" for number in range(450)]
+    deliveries = tuple(a_delivery(r, house.organisation_id) for r in recipients)
+
+    async with _consuming(house):
+        for _ in range(2):
+            await _put(house, _mail("to very many"), deliveries=deliveries, queue_id="4Zk1")
+        await _until_empty(house)
+
+    sequences = await house.stores.database.read(
+        lambda session: sorted(session.scalars(select(Message.sequence)))
+    )
+    assert sequences == list(range(1, 451))

@@ -1,0 +1,64 @@
+"""What only the embedded queue can meet: a file that cannot be read, or not all of it."""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from fakes import an_envelope
+from mailtape.domain.errors import Unavailable
+from mailtape.rows.writing_thread import WritingThread
+from mailtape.stores.sqlite_queue import SqliteQueue
+
+RAWS = [str(number).encode() for number in range(5)]
+
+
+@pytest.fixture
+async def queue(tmp_path: Path) -> AsyncIterator[SqliteQueue]:
+    writing = WritingThread()
+    queue = SqliteQueue(tmp_path / "queue.sqlite3", writing, max_bytes=2**30)
+    for raw in RAWS:
+        await queue.put(an_envelope(raw), raw)
+    yield queue
+    writing.stop()
+    queue.close()
+
+
+async def _leased(queue: SqliteQueue) -> list[bytes]:
+    async with asyncio.timeout(10):
+        return [mail.raw for mail in await queue.lease(100, 2**20)]
+
+
+async def test_a_look_that_fails_half_way_hides_no_mail(queue: SqliteQueue) -> None:
+    """SQLite is interrupted after ever more of its steps: every row is once the last one read."""
+    failed = 0
+    for steps in range(1, 200, 3):
+        queue._reader.set_progress_handler(lambda: 1, steps)
+        try:
+            leased = await queue.lease(100, 2**20)
+        except Unavailable:
+            failed += 1
+            queue._reader.set_progress_handler(None, 0)
+            leased = await queue.lease(100, 2**20)
+        queue._reader.set_progress_handler(None, 0)
+        assert [mail.raw for mail in leased] == RAWS
+        await queue.release([mail.receipt for mail in leased])
+        queue._cursor, queue._again = 0, []  # as a new process would begin
+
+    assert failed > 10
+
+
+async def test_an_envelope_that_cannot_be_read_is_parked_and_the_rest_is_offered(
+    queue: SqliteQueue, tmp_path: Path
+) -> None:
+    with closing(sqlite3.connect(tmp_path / "queue.sqlite3")) as connection, connection:
+        connection.execute("UPDATE mail SET envelope = x'c1' WHERE raw = x'32'")
+
+    assert await _leased(queue) == [b"0", b"1", b"3", b"4"]
+
+    [parked] = await queue.parked(10)
+    assert parked.reason == "its envelope cannot be read"
+    assert await queue.parked_raw(parked.receipt) == b"2"
