@@ -1,17 +1,24 @@
-"""Events: one for every stored message, numbered without holes within its organisation."""
+"""Events, numbered without holes within their organisation.
 
+One for every stored message, and one for whatever was refused at an address, for one reason, within
+one minute.
+"""
+
+from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import String, and_, select
+from sqlalchemy import JSON, String, and_, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from mailtape.domain.event import StoredEvent
-from mailtape.domain.ids import MessageId, OrganisationId
+from mailtape.domain.event import RefusedMail, StoredEvent
+from mailtape.domain.ids import MessageId, OrganisationId, new_id
 from mailtape.rows.base import Id, Row
 from mailtape.rows.messages import LISTED, Message, listed
-from mailtape.rows.organisations import Organisation
+from mailtape.rows.organisations import Organisation, take_sequences
 
 MESSAGE_STORED = "message.stored"
+MESSAGE_REFUSED = "message.refused"
 
 
 class Event(Row):
@@ -26,6 +33,8 @@ class Event(Row):
     period: Mapped[str] = mapped_column(String(7))
     """The month that the message counts in."""
     created_at: Mapped[datetime]
+    facts: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    """What an event says that is about no message."""
 
 
 def last_sequence(session: Session, organisation_id: OrganisationId) -> int:
@@ -42,7 +51,7 @@ def page(
         Message.organisation_id == Event.organisation_id, Message.id == Event.message_id
     )
     statement = (
-        select(Event.sequence, Event.kind, Event.message_id, Event.created_at, *LISTED)
+        select(Event.sequence, Event.kind, Event.message_id, Event.created_at, Event.facts, *LISTED)
         .outerjoin(Message, message_of_event)
         .where(Event.organisation_id == organisation_id, Event.sequence > after)
         .order_by(Event.sequence)
@@ -55,6 +64,46 @@ def page(
             message_id=MessageId(message_id),
             created_at=created_at,
             message=None if columns[0] is None else listed(columns),
+            refused=_refused(facts),
         )
-        for sequence, kind, message_id, created_at, *columns in session.execute(statement)
+        for sequence, kind, message_id, created_at, facts, *columns in session.execute(statement)
     ]
+
+
+def add_refusals(
+    session: Session,
+    organisation_id: OrganisationId,
+    refusals: Sequence[RefusedMail],
+    now: datetime,
+) -> None:
+    """Write an event for each, under the organisation's next numbers."""
+    first = take_sequences(session, organisation_id, len(refusals), 0)
+    now_ms = int(now.timestamp() * 1000)
+    session.add_all(
+        Event(
+            organisation_id=organisation_id,
+            sequence=sequence,
+            kind=MESSAGE_REFUSED,
+            message_id=new_id(now_ms),
+            period=f"{refused.minute:%Y-%m}",
+            created_at=now,
+            facts={
+                "address": refused.address,
+                "reason": refused.reason,
+                "minute": refused.minute.isoformat(),
+                "count": refused.count,
+            },
+        )
+        for sequence, refused in enumerate(refusals, start=first)
+    )
+
+
+def _refused(facts: dict[str, Any] | None) -> RefusedMail | None:
+    if facts is None:
+        return None
+    return RefusedMail(
+        address=facts["address"],
+        reason=facts["reason"],
+        minute=datetime.fromisoformat(facts["minute"]),
+        count=facts["count"],
+    )

@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from mailtape.domain.ids import IngestId, OrganisationId
-from mailtape.rows.events import Event
+from mailtape.rows.events import MESSAGE_STORED, Event
 from mailtape.rows.messages import Message, MessageKey
 from mailtape.rows.organisations import Organisation
 from mailtape.rows.usage import Usage
@@ -54,7 +54,8 @@ def forget_events(session: Session, organisation_id: OrganisationId) -> None:
     if first_kept is None:
         return
     old = (Event.organisation_id == organisation_id, Event.sequence < first_kept)
-    by_period = select(Event.period, func.count()).where(*old).group_by(Event.period)
+    stored = (*old, Event.kind == MESSAGE_STORED)
+    by_period = select(Event.period, func.count()).where(*stored).group_by(Event.period)
     for period, events in session.execute(by_period).all():
         session.execute(
             sa.update(Usage)

@@ -131,6 +131,7 @@ def deleted(
         session.scalars(
             select(millisecond).where(
                 Event.organisation_id == organisation_id,
+                Event.kind == MESSAGE_STORED,
                 millisecond.in_([ingest_id[:6] for ingest_id in ingest_ids]),
                 ~has_row,
             )

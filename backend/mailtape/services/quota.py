@@ -22,6 +22,7 @@ from mailtape.domain.quota import UNLIMITED, Decision, Reason, Verdict
 from mailtape.domain.tier import Limits
 from mailtape.ports.counters import Counters, Key
 from mailtape.services.recipients import Destination, Recipients
+from mailtape.services.refusals import Refusals
 
 log = structlog.get_logger(__name__)
 
@@ -43,10 +44,15 @@ class Quota:
     """Judges recipients for every door of one process."""
 
     def __init__(
-        self, recipients: Recipients, counters: Counters, clock: Callable[[], datetime]
+        self,
+        recipients: Recipients,
+        counters: Counters,
+        refusals: Refusals,
+        clock: Callable[[], datetime],
     ) -> None:
         self._recipients = recipients
         self._counters = counters
+        self._refusals = refusals
         self._clock = clock
         self._instances: OrderedDict[str, str] = OrderedDict()
 
@@ -58,9 +64,9 @@ class Quota:
         """
         try:
             destination = await self._recipients.resolve(address)
-            return Judged(
-                address, await self._reserve(destination, transaction, octets), destination
-            )
+            decision = await self._reserve(destination, transaction, octets)
+            self._note(destination, decision)
+            return Judged(address, decision, destination)
         except NotFound:
             return Judged(address, Decision(Verdict.NEVER, Reason.ADDRESS_UNKNOWN), None)
         except Forbidden:
@@ -75,7 +81,13 @@ class Quota:
         self, transaction: str, judged: Sequence[Judged], octets: int
     ) -> list[Decision]:
         """Judge each recipient again now that the mail is here and its size is known."""
-        return [await self._fits(transaction, each, octets) for each in judged]
+        decisions = []
+        for each in judged:
+            decision = await self._fits(transaction, each, octets)
+            if each.destination is not None:
+                self._note(each.destination, decision)
+            decisions.append(decision)
+        return decisions
 
     async def commit(self, transaction: str, judged: Sequence[Judged], octets: int) -> None:
         """Count a mail for these recipients: it is safe."""
@@ -122,6 +134,13 @@ class Quota:
             )
         except Unavailable:
             return _CANNOT_DECIDE
+
+    def _note(self, destination: Destination, decision: Decision) -> None:
+        if decision.reason is not None:
+            delivery = destination.delivery
+            self._refusals.note(
+                delivery.organisation_id, delivery.mailbox, decision.reason, self._clock()
+            )
 
     def _counted(
         self, transaction: str, judged: Sequence[Judged]

@@ -1,0 +1,64 @@
+"""What was refused, told to whose address it was: one event an address, reason and minute.
+
+The doors only count; nothing is written while a sender waits. What has gathered becomes events once
+its minute is over. A process that is killed forgets up to a minute of it: these are news, not
+accounts.
+"""
+
+from collections import Counter
+from datetime import UTC, datetime
+from itertools import groupby
+from typing import NamedTuple
+
+from mailtape.domain.event import RefusedMail
+from mailtape.domain.ids import OrganisationId
+from mailtape.rows import events
+from mailtape.rows.database import Database
+from mailtape.services.wakeups import Wakeups
+
+_MOST_GATHERED = 10_000
+"""Different ones that wait to be written; what is beyond is refused without news of it."""
+
+
+class _What(NamedTuple):
+    organisation_id: OrganisationId
+    minute: int
+    address: str
+    reason: str
+
+
+class Refusals:
+    """Gathers refusals of one process."""
+
+    def __init__(self) -> None:
+        self._gathered: Counter[_What] = Counter()
+
+    def note(
+        self, organisation_id: OrganisationId, address: str, reason: str, now: datetime
+    ) -> None:
+        """Count one refusal of an address that belongs to somebody."""
+        what = _What(organisation_id, int(now.timestamp()) // 60, address, reason)
+        if what in self._gathered or len(self._gathered) < _MOST_GATHERED:
+            self._gathered[what] += 1
+
+    async def flush(self, database: Database, wakeups: Wakeups, now: datetime) -> int:
+        """Write the events of the minutes that are over; tell how many.
+
+        Raises:
+            Unavailable: they go on waiting here.
+        """
+        this_minute = int(now.timestamp()) // 60
+        over = sorted(what for what in self._gathered if what.minute < this_minute)
+        for organisation_id, whats in groupby(over, key=lambda what: what.organisation_id):
+            done = list(whats)
+            refused = [_refused(what, self._gathered[what]) for what in done]
+            await database.write_bulk(events.add_refusals, organisation_id, refused, now)
+            for what in done:
+                del self._gathered[what]
+            wakeups.announce(organisation_id)
+        return len(over)
+
+
+def _refused(what: _What, count: int) -> RefusedMail:
+    minute = datetime.fromtimestamp(what.minute * 60, UTC)
+    return RefusedMail(what.address, what.reason, minute, count)

@@ -1,0 +1,98 @@
+"""Refusals become news of whoever owns the address, and of nobody else."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from installation import Installation
+from mailtape.domain.event import RefusedMail
+from mailtape.domain.ids import OrganisationId
+from mailtape.rows import events
+from mailtape.services.refusals import Refusals
+from postroom import deliver
+
+NOON = datetime(2026, 11, 15, 12, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+QA = "qa@mail.example.com"
+
+
+@pytest.fixture
+async def acme(installation: Installation) -> OrganisationId:
+    return await installation.an_organisation("acme")
+
+
+async def _told(
+    installation: Installation, organisation_id: OrganisationId
+) -> list[RefusedMail | None]:
+    page = await installation.parts.database.read(events.page, organisation_id, after=0, limit=100)
+    return [event.refused for event in page]
+
+
+async def _flush(installation: Installation, refusals: Refusals, now: datetime) -> int:
+    parts = installation.parts
+    return await refusals.flush(parts.database, parts.wakeups, now)
+
+
+async def test_what_is_refused_within_a_minute_is_one_event_with_a_count(
+    installation: Installation, acme: OrganisationId
+) -> None:
+    refusals = Refusals()
+    for second in (0, 20, 59):
+        refusals.note(acme, QA, "rate_limited", NOON + timedelta(seconds=second))
+
+    assert await _flush(installation, refusals, NOON + MINUTE) == 1
+
+    assert await _told(installation, acme) == [RefusedMail(QA, "rate_limited", NOON, 3)]
+
+
+async def test_nothing_is_told_before_its_minute_is_over_nor_twice(
+    installation: Installation, acme: OrganisationId
+) -> None:
+    refusals = Refusals()
+    refusals.note(acme, QA, "rate_limited", NOON)
+
+    counts = [
+        await _flush(installation, refusals, NOON + timedelta(seconds=s)) for s in (59, 60, 61)
+    ]
+
+    assert counts == [0, 1, 0]
+
+
+async def test_addresses_reasons_and_minutes_are_told_apart(
+    installation: Installation, acme: OrganisationId
+) -> None:
+    refusals = Refusals()
+    refusals.note(acme, QA, "rate_limited", NOON)
+    refusals.note(acme, QA, "storage", NOON)
+    refusals.note(acme, "other@mail.example.com", "storage", NOON)
+    refusals.note(acme, QA, "rate_limited", NOON + MINUTE)
+
+    assert await _flush(installation, refusals, NOON + 2 * MINUTE) == 4
+
+
+async def test_others_hear_nothing(installation: Installation, acme: OrganisationId) -> None:
+    stranger = await installation.an_organisation("stranger")
+    refusals = Refusals()
+    refusals.note(acme, QA, "storage", NOON)
+
+    await _flush(installation, refusals, NOON + MINUTE)
+
+    assert await _told(installation, stranger) == []
+
+
+async def test_refusals_take_their_numbers_between_messages_without_holes(
+    installation: Installation, acme: OrganisationId
+) -> None:
+    refusals = Refusals()
+    await deliver(installation, acme)
+    refusals.note(acme, QA, "storage", NOON)
+    await _flush(installation, refusals, NOON + MINUTE)
+    await deliver(installation, acme)
+
+    page = await installation.parts.database.read(events.page, acme, after=0, limit=100)
+
+    assert [(event.sequence, event.kind) for event in page] == [
+        (1, "message.stored"),
+        (2, "message.refused"),
+        (3, "message.stored"),
+    ]
