@@ -47,14 +47,19 @@ def test_a_schema_from_the_future_is_refused_and_left_alone(rows: Path) -> None:
     assert do(rows, "SELECT version_num FROM alembic_version") == [("9999",)]
 
 
-def test_the_copy_before_a_migration_is_whole_and_replaces_an_unfinished_one(rows: Path) -> None:
+def test_the_first_release_s_rows_are_copied_then_brought_up_to_date(rows: Path) -> None:
     schema.migrate(rows)
     do(rows, "INSERT INTO tiers VALUES ('mine', '{}', '[]')")
+    do(rows, "ALTER TABLE events DROP COLUMN facts")
+    do(rows, "UPDATE alembic_version SET version_num = '0001'")
     unfinished = rows.with_name("mailtape.before-migration-from-0001.sqlite3")
     unfinished.write_bytes(b"half")
 
-    copy = schema._copy(rows)
+    done = schema.migrate(rows)
 
-    assert copy == unfinished
-    assert do(copy, "SELECT name FROM tiers") == [("mine",)]
-    assert schema.state(copy) is SchemaState.CURRENT
+    assert (done.before, done.copy) == (SchemaState.OLDER, unfinished)
+    assert schema.state(rows) is SchemaState.CURRENT
+    for file in (rows, unfinished):
+        assert do(file, "SELECT name FROM tiers") == [("mine",)]
+    assert "facts" in [name for _, name, *_ in do(rows, "PRAGMA table_info(events)")]
+    assert "facts" not in [name for _, name, *_ in do(unfinished, "PRAGMA table_info(events)")]
