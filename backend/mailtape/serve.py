@@ -32,12 +32,15 @@ from mailtape.rows import organisations
 from mailtape.rows.database import Session
 from mailtape.services import retention, tokens
 from mailtape.services.passwords import Passwords
+from mailtape.services.quota import Quota
 from mailtape.services.recipients import Recipients
+from mailtape.services.refusals import Refusals
 from mailtape.services.tokens import Keys
 from mailtape.services.usage import ApiCalls
 from mailtape.services.wakeups import Wakeups
 from mailtape.settings import HostPort, Settings
 from mailtape.stores.embedded import Stores, open_stores
+from mailtape.stores.sql_counters import SqlCounters
 from mailtape.stores.sql_limits import SqlFailureLimits
 from mailtape_ingest.handler import MailHandler
 from mailtape_ingest.server import Deadlines, Server
@@ -307,8 +310,9 @@ async def _smtp(settings: Settings, folder: DataFolder, parts: Parts) -> AsyncIt
     certificate, key = (settings.smtp_tls_cert, settings.smtp_tls_key)
     if certificate is None or key is None:
         certificate, key = ensure_self_signed(folder.path, socket.gethostname(), _now())
+    quota = Quota(parts.recipients, SqlCounters(parts.database), Refusals(), _now)
     server = Server(
-        MailHandler(parts.queue, parts.recipients, None if any_credentials else authenticate),
+        MailHandler(parts.queue, quota, None if any_credentials else authenticate),
         Rules(
             hostname=settings.domain,
             message_octets=settings.smtp_max_message_bytes,

@@ -49,15 +49,16 @@ class DataReader:
 
     def feed(self, data: bytes) -> Progress:
         """Take the next bytes; not to be called again unless it answers READING."""
-        self._patience -= len(data)
         window = self._held + data
         end = window.find(_END)
-        if end >= 0:
+        # Counted to the dot only, so that how the bytes were cut makes no difference.
+        if end >= 0 and end + len(_END) - len(self._held) <= self._patience:
             self._keep(window[: end + 2])
             self.remainder = window[end + len(_END) :]
             if self._kept is not None:
                 self.message = bytes(memoryview(self._kept)[2:])
             return Progress.ENDED
+        self._patience -= len(data)
         if self._patience < 0:
             self._kept = None
             return Progress.GIVEN_UP

@@ -1,46 +1,68 @@
-"""What the wire asks of the platform: may you come in, is that an address of ours, keep this mail.
+"""What the wire asks of the platform: may you come in, is this recipient taken, keep this mail.
 
 Every question has its answer in a service; what is written here is only what the wire alone knows:
-sizes, and that one mail has one reply. A "no" is an error of `domain.errors`, and `replies` turns
-it into a reply. Nothing in here ends the wait of a client: deadlines on the way to the disk belong
-to the queue.
+whether a mail has one reply or one for each recipient, and when its sender still holds it. Nothing
+in here ends the wait of a client: deadlines on the way to the disk belong to the queue.
 """
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
-from mailtape.domain import envelope
-from mailtape.domain.envelope import Delivery
-from mailtape.domain.errors import Invalid, Unauthenticated
+import structlog
+
+from mailtape.domain.errors import Unauthenticated
+from mailtape.domain.quota import Decision
 from mailtape.ports.queue import Queue
 from mailtape.services import intake
-from mailtape.services.recipients import Destination
-from mailtape_ingest.session import Login, Mail, Recipient
+from mailtape.services.quota import Judged
+from mailtape_ingest import replies
+from mailtape_ingest.events import Abandoned, Login, Mail, Recipient
+from mailtape_ingest.replies import Reply
+
+log = structlog.get_logger()
 
 
 class Handler(Protocol):
-    """Answers the events of a session; to refuse it raises a `MailtapeError`."""
+    """Answers the events of a session."""
 
     async def authenticate(self, login: Login) -> None:
-        """Return when the credentials are good."""
+        """Return when the credentials are good; else raise a `MailtapeError`."""
 
-    async def recipient(self, recipient: Recipient) -> Destination:
-        """Say where mail for this recipient goes."""
+    async def recipient(self, recipient: Recipient) -> Judged:
+        """Say whether this recipient is taken, and where its mail goes."""
 
-    async def message(self, mail: Mail[Destination], client_address: str) -> None:
-        """Take a mail over; return only when it is safe."""
+    async def message(self, mail: Mail[Judged]) -> Sequence[Reply]:
+        """Take a mail over; one reply for each of its destinations, 250 only where it is safe.
+
+        Raises:
+            MailtapeError: nothing was kept for anybody.
+        """
+
+    async def abandoned(self, abandoned: Abandoned[Judged]) -> None:
+        """Learn that the mail of accepted recipients will not come."""
 
 
-class Resolver(Protocol):
-    """Knows where mail goes, as `services.recipients.Recipients` does."""
+class Judge(Protocol):
+    """Decides on recipients, as `services.quota.Quota` does."""
 
-    async def resolve(self, address: str) -> Destination:
-        """Find whose mail this recipient's is."""
+    async def recipient(self, address: str, *, transaction: str, octets: int) -> Judged:
+        """Judge a recipient, and hold room for its mail."""
+
+    async def received(
+        self, transaction: str, judged: Sequence[Judged], octets: int
+    ) -> list[Decision]:
+        """Judge each again by the true size."""
+
+    async def commit(self, transaction: str, judged: Sequence[Judged], octets: int) -> None:
+        """Count a mail that is safe."""
+
+    async def release(self, transaction: str, judged: Sequence[Judged]) -> None:
+        """Give back what was held."""
 
 
 class MailHandler:
-    """The handler of SMTP, over the services.
+    """The handler of SMTP and LMTP, over the services.
 
     `authenticate` tells whether a user name and a token belong together; None accepts whatever is
     shown, which is right for capture on loopback, where applications carry dummy credentials.
@@ -49,11 +71,11 @@ class MailHandler:
     def __init__(
         self,
         queue: Queue,
-        recipients: Resolver,
+        quota: Judge,
         authenticate: Callable[[str, str], Awaitable[bool]] | None,
     ) -> None:
         self._queue = queue
-        self._recipients = recipients
+        self._quota = quota
         self._authenticate = authenticate
 
     async def authenticate(self, login: Login) -> None:
@@ -68,47 +90,72 @@ class MailHandler:
         ):
             raise Unauthenticated("These credentials are not valid.")
 
-    async def recipient(self, recipient: Recipient) -> Destination:
-        """Find the recipient's organisation, unless the mail is announced as too large for it.
-
-        Raises:
-            NotFound: nobody's address.
-            Invalid: `mailbox_message_too_large`.
-            Unavailable: cannot tell at the moment.
-        """
-        destination = await self._recipients.resolve(recipient.address)
-        if _exceeds(recipient.declared_octets, destination):
-            raise Invalid("Too large for this mailbox.", code="mailbox_message_too_large")
-        return destination
-
-    async def message(self, mail: Mail[Destination], client_address: str) -> None:
-        """Hand a mail to intake; on return it is durable.
-
-        SMTP has one reply for all recipients, so a mail too large for one of them is refused
-        whole: the alternative is a 250 of which one recipient's part is a lie.
-
-        Raises:
-            Invalid: `message_too_large`.
-            Unavailable: the queue is full, down or too slow.
-        """
-        if any(_exceeds(len(mail.raw), destination) for destination in mail.destinations):
-            raise Invalid("Too large for a recipient.", code="message_too_large")
-        await intake.accept(
-            self._queue,
-            mail.raw,
-            now_us=time.time_ns() // 1000,
-            protocol=envelope.Protocol.SMTP,
-            mail_from=mail.mail_from,
-            deliveries=_deliveries(mail),
-            client_address=client_address,
-            helo=mail.helo,
-            tls=mail.tls,
+    async def recipient(self, recipient: Recipient) -> Judged:
+        """Judge a recipient; what is held for it is held under the name of its transaction."""
+        return await self._quota.recipient(
+            recipient.address,
+            transaction=recipient.transaction,
+            octets=recipient.declared_octets,
         )
 
+    async def message(self, mail: Mail[Judged]) -> Sequence[Reply]:
+        """Hand a mail to intake for those recipients that take it; on return it is durable.
 
-def _exceeds(octets: int, destination: Destination) -> bool:
-    return destination.limits.message_bytes is not None and octets > destination.limits.message_bytes
+        Where one reply speaks for all, a mail that one recipient cannot take is kept for none: the
+        alternative is a 250 of which one recipient's part is a lie.
+
+        Raises:
+            Unavailable: the queue is full, down or too slow.
+        """
+        decisions = await self._quota.received(mail.transaction, mail.destinations, len(mail.raw))
+        outcomes = [replies.for_decision(each) or replies.MESSAGE_KEPT for each in decisions]
+        worst = max(outcomes, key=lambda reply: reply.code)
+        if mail.one_reply and not worst.positive:
+            outcomes = [worst] * len(outcomes)
+        kept, refused = _parted(mail.destinations, outcomes)
+        if refused:
+            await self._quota.release(mail.transaction, refused)
+        if kept:
+            await self._keep(mail, kept)
+        return outcomes
+
+    async def abandoned(self, abandoned: Abandoned[Judged]) -> None:
+        """Give back what was held for a mail that will not come.
+
+        Unless a relay has it in its own queue: that mail was promised room, and comes again under
+        the same name.
+        """
+        if not abandoned.queue_id:
+            await self._quota.release(abandoned.transaction, abandoned.destinations)
+
+    async def _keep(self, mail: Mail[Judged], kept: Sequence[Judged]) -> None:
+        try:
+            await intake.accept(
+                self._queue,
+                mail.raw,
+                now_us=time.time_ns() // 1000,
+                protocol=mail.protocol,
+                mail_from=mail.mail_from,
+                deliveries=[each.destination.delivery for each in kept if each.destination],
+                client_address=mail.client_address,
+                helo=mail.helo,
+                tls=mail.tls,
+                queue_id=mail.queue_id,
+            )
+        except Exception:
+            await self.abandoned(Abandoned(mail.transaction, tuple(kept), mail.queue_id))
+            raise
+        try:
+            await self._quota.commit(mail.transaction, kept, len(mail.raw))
+        except Exception:  # the mail is safe, and its sender must hear so
+            log.exception("smtp.mail_not_counted")
 
 
-def _deliveries(mail: Mail[Destination]) -> list[Delivery]:
-    return [destination.delivery for destination in mail.destinations]
+def _parted(
+    destinations: Sequence[Judged], outcomes: Sequence[Reply]
+) -> tuple[list[Judged], list[Judged]]:
+    """Part those who get the mail from those who do not."""
+    paired = list(zip(destinations, outcomes, strict=True))
+    kept = [judged for judged, outcome in paired if outcome.positive]
+    refused = [judged for judged, outcome in paired if not outcome.positive]
+    return kept, refused

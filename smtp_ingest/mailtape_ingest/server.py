@@ -1,4 +1,4 @@
-"""The SMTP listener: moves bytes between sockets and sessions, and keeps the deadlines.
+"""The listener of SMTP and LMTP: moves bytes between sockets and sessions, and keeps the deadlines.
 
 Promises:
 
@@ -15,25 +15,30 @@ What the bytes mean is `session`'s to say; what the platform answers is `handler
 
 import asyncio
 import math
+import secrets
 import ssl
 from dataclasses import dataclass
 from typing import TypeAlias, cast
 
 import structlog
 
+from mailtape.domain.envelope import Protocol
 from mailtape.domain.errors import MailtapeError
 from mailtape.metrics import SMTP_REFUSALS
-from mailtape.services.recipients import Destination
+from mailtape.services.quota import Judged
 from mailtape_ingest import replies
+from mailtape_ingest.events import Abandoned, Close, Event, Login, Mail, Recipient, StartTls
 from mailtape_ingest.handler import Handler
+from mailtape_ingest.lmtp import LmtpSession
 from mailtape_ingest.replies import Reply
-from mailtape_ingest.session import Close, Event, Login, Mail, Recipient, Rules, Session, StartTls
+from mailtape_ingest.session import Rules, Session
+from mailtape_ingest.smtp import SmtpSession
 
 _READ_AHEAD = 64 * 1024
 """Bytes a client may send while we are busy with what it sent before."""
 _BACKLOG = 1024
 
-_Event: TypeAlias = Event[Destination]
+_Event: TypeAlias = Event[Judged]
 
 log = structlog.get_logger()
 
@@ -53,7 +58,7 @@ class Deadlines:
 
 
 class Server:
-    """Listens for SMTP on one address. Needs a running event loop."""
+    """Listens on one address for the protocol of its rules. Needs a running event loop."""
 
     def __init__(
         self,
@@ -108,7 +113,7 @@ class Server:
         except TimeoutError:
             for connection in list(self._open):
                 connection.abort()
-        if self._conversations:
+        while self._conversations:
             await asyncio.wait(self._conversations)
 
     @property
@@ -146,10 +151,9 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, server: Server) -> None:
         self._server = server
-        self._session: Session[Destination] = Session(server.rules)
+        self._session: Session[Judged]
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
-        self._client_address = ""
         self._busy = False
         self._reading = True
         self._writable = True
@@ -167,7 +171,9 @@ class Connection(asyncio.Protocol):
         """Greet the client, or send it away when the house is full."""
         self._transport = cast("asyncio.Transport", transport)
         peer = transport.get_extra_info("peername")
-        self._client_address = peer[0] if isinstance(peer, tuple) else ""
+        self._session = _open_session(
+            self._server.rules, peer[0] if isinstance(peer, tuple) else ""
+        )
         refusal = self._server.admit(self)
         if refusal is None:
             self._session.greet()
@@ -205,6 +211,8 @@ class Connection(asyncio.Protocol):
         self._gone = True
         if self._alarm is not None:
             self._alarm.cancel()
+        if not self._busy:
+            self._forget()
         self._server.discharge(self)
 
     # What the server calls.
@@ -238,11 +246,11 @@ class Connection(asyncio.Protocol):
             event = self._session.next_event()
             if event is None and self._server.draining and not self._session.reads_message:
                 self._session.hang_up(replies.SHUTTING_DOWN)
-                event = Close()
+                event = self._session.next_event()
         except Exception:
             log.exception("smtp.session_failed")
             self._session.hang_up(replies.UNAVAILABLE)
-            event = Close()
+            event = self._session.next_event()
         return event
 
     async def _converse(self, event: _Event | None) -> None:
@@ -252,6 +260,7 @@ class Connection(asyncio.Protocol):
             event = self._next_event()
         self._busy = False
         if self._gone or self._transport.is_closing():
+            self._forget()
             return
         if event is not None or self._client_sent_all:
             self._hang_up()
@@ -265,10 +274,19 @@ class Connection(asyncio.Protocol):
         try:
             match event:
                 case Recipient():
-                    session.accept_recipient(await handler.recipient(event))
+                    judged = await handler.recipient(event)
+                    refusal = replies.for_decision(judged.decision)
+                    if refusal is None:
+                        session.accept_recipient(judged)
+                    else:
+                        self._refuse(event, refusal)
                 case Mail():
-                    await handler.message(event, self._client_address)
-                    session.answer(replies.MESSAGE_KEPT)
+                    outcomes = await handler.message(event)
+                    for outcome in outcomes:
+                        _count_refusal(event, outcome)
+                    session.answer_each(outcomes)
+                case Abandoned():
+                    await handler.abandoned(event)
                 case Login():
                     await handler.authenticate(event)
                     session.answer(replies.AUTHENTICATED)
@@ -283,8 +301,16 @@ class Connection(asyncio.Protocol):
             self._refuse(event, replies.UNAVAILABLE)
 
     def _refuse(self, event: _Event, reply: Reply) -> None:
-        SMTP_REFUSALS.labels(type(event).__name__.lower(), reply.code).inc()
-        self._session.answer(reply)
+        if not isinstance(event, Abandoned):
+            _count_refusal(event, reply)
+            self._session.answer(reply)
+
+    def _forget(self) -> None:
+        """Have it told, once, that the mail of a client that is gone will not come."""
+        self._session.lose()
+        event = self._session.next_event()
+        if isinstance(event, Abandoned):
+            self._server.hold(self._loop.create_task(self._settle(event)))
 
     def _stop_reading_in_clear(self) -> None:
         self._handshaking = True
@@ -379,7 +405,17 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
         else:
             self._session.hang_up(replies.IDLE_TOO_LONG)
-            self._hang_up()
+            self._advance()
+
+
+def _open_session(rules: Rules, client_address: str) -> Session[Judged]:
+    session = {Protocol.SMTP: SmtpSession[Judged], Protocol.LMTP: LmtpSession[Judged]}
+    return session[rules.protocol](rules, client_address=client_address, name=secrets.token_hex(8))
+
+
+def _count_refusal(event: _Event, reply: Reply) -> None:
+    if not reply.positive:
+        SMTP_REFUSALS.labels(type(event).__name__.lower(), reply.code).inc()
 
 
 def _tls_names(transport: asyncio.Transport) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""One SMTP session, without I/O: bytes go in, events and replies come out (RFC 5321).
+"""One session of SMTP or LMTP, without I/O: bytes go in, events and replies come out (RFC 5321).
 
 The loop that drives it is a few lines long:
 
@@ -7,32 +7,41 @@ The loop that drives it is a few lines long:
         ...ask whom it concerns, then session.answer(reply)
 
 What needs nobody else, order and form of the commands above all, is settled in here. What does is
-an event and waits for its answer: `Login`, `Recipient`, `Mail`, `StartTls`. `Close` is the last.
-Commands that the client sent ahead (RFC 2920) wait in line meanwhile.
+one of `events` and waits for its answer. Commands that the client sent ahead (RFC 2920) wait in
+line meanwhile.
 
-The session knows no socket, no clock, no log, and nothing of mailboxes: `Destination` is whatever
-the caller gave for an accepted recipient and gets back with the mail.
+Here stands what both protocols have in common; `smtp` and `lmtp` add how a client greets, and how
+many replies a mail has.
+
+The session knows no socket, no clock, no log, and nothing of mailboxes.
 """
 
-import binascii
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Generic, TypeAlias, TypeVar
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import Generic
 
 from mailtape.domain import address
+from mailtape.domain.envelope import Protocol
 from mailtape.domain.errors import Invalid
-from mailtape_ingest import replies
+from mailtape_ingest import replies, xforward
 from mailtape_ingest.data import DataReader, Progress
+from mailtape_ingest.events import (
+    Abandoned,
+    Close,
+    Destination,
+    Event,
+    Mail,
+    Recipient,
+    StartTls,
+)
 from mailtape_ingest.replies import Reply
-
-Destination = TypeVar("Destination")
+from mailtape_ingest.xforward import Forwarded
 
 COMMAND_OCTETS = 512 + 26 + 17 + 10 + 500
 """RFC 5321, section 4.5.3.1.4, and what SIZE, BODY, SMTPUTF8 and AUTH add to MAIL."""
-AUTH_OCTETS = 12288 + 2
-"""RFC 4954, section 4: the longest base64 line, and its end."""
-
-_IDLE_COMMANDS = frozenset({"EHLO", "HELO", "RSET", "NOOP", "VRFY", "HELP"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,73 +50,30 @@ class Rules:
 
     hostname: str
     """Our name in the greeting, and the domain of a bare Postmaster."""
+    protocol: Protocol = Protocol.SMTP
+    """SMTP or LMTP."""
+    trusted: tuple[IPv4Network | IPv6Network, ...] = ()
+    """Networks of relays: only from there is XFORWARD taken, and LMTP at all."""
     message_octets: int = 30 * 2**20
     """SIZE (RFC 1870)."""
     recipients: int = 1000
     """In one transaction: RFC 5321, section 4.5.3.1.8 asks for 100, Postfix takes 1,000."""
     errors: int = 20
-    """5xx replies since the last accepted mail before we hang up, as Postfix's hard error limit."""
+    """SMTP: 5xx replies since the last accepted mail before we hang up, as Postfix does."""
     idle_commands: int = 100
-    """NOOP, RSET and the like since the last mail before each is an error, as in Postfix."""
+    """SMTP: NOOP, RSET and the like since the last mail before each is an error, as in Postfix."""
     tls: bool = False
     """Whether STARTTLS can be had."""
     auth_required: bool = False
-    """Whether MAIL is refused to who has not authenticated."""
+    """SMTP: whether MAIL is refused to who has not authenticated."""
     auth_in_clear: bool = False
-    """Whether AUTH may come before TLS; right on loopback only."""
-
-
-@dataclass(frozen=True, slots=True)
-class Login:
-    """Somebody shows credentials: answer AUTHENTICATED or a refusal."""
-
-    user: str
-    password: str
-
-
-@dataclass(frozen=True, slots=True)
-class Recipient:
-    """A new recipient is named: `accept_recipient`, or answer a refusal."""
-
-    address: str
-    """Valid, and as `domain.address.normalise` writes it."""
-    declared_octets: int
-    """What the client promised with SIZE; 0 when it did not."""
-
-
-@dataclass(frozen=True, slots=True)
-class Mail(Generic[Destination]):
-    """A mail is complete: answer 250 only when it is safe."""
-
-    mail_from: str
-    """The reverse path as it was written; empty for a bounce."""
-    destinations: tuple[Destination, ...]
-    raw: bytes
-    """What came between DATA and the dot, unstuffed."""
-    helo: str
-    tls: str
-
-
-@dataclass(frozen=True, slots=True)
-class StartTls:
-    """Send what is outgoing, stop reading, call `tls_begins`, shake hands, call `tls_agreed`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Close:
-    """Send what is outgoing and hang up."""
-
-
-Event: TypeAlias = Login | Recipient | Mail[Destination] | StartTls | Close
+    """SMTP: whether AUTH may come before TLS; right on loopback only."""
 
 
 class _Phase(Enum):
     """What the next bytes from the client are."""
 
     COMMAND = "a command"
-    PLAIN = "the response to AUTH PLAIN"
-    USER = "the user name of AUTH LOGIN"
-    PASSWORD = "the password of AUTH LOGIN"  # noqa: S105  # names a phase
     DATA = "a message"
     CLOSED = "nothing we listen to"
 
@@ -115,40 +81,69 @@ class _Phase(Enum):
 class _Transaction(Generic[Destination]):
     """From MAIL to the final dot (RFC 5321, section 3.3)."""
 
-    __slots__ = ("declared_octets", "destinations", "mail_from", "smtputf8")
+    __slots__ = ("declared_octets", "destinations", "mail_from", "name", "named", "smtputf8")
 
-    def __init__(self, mail_from: str, *, declared_octets: int, smtputf8: bool) -> None:
+    def __init__(self, name: str, mail_from: str, *, declared_octets: int, smtputf8: bool) -> None:
+        self.name = name
         self.mail_from = mail_from
         self.declared_octets = declared_octets
         self.smtputf8 = smtputf8
-        # By normalised address: a recipient named twice gets the mail once.
         self.destinations: dict[str, Destination] = {}
+        """By normalised address: a recipient named twice gets the mail once."""
+        self.named: list[str] = []
+        """The accepted addresses in the order of RCPT, those named twice twice."""
 
 
-class Session(Generic[Destination]):
-    """See the module's docstring."""
+class Session(ABC, Generic[Destination]):
+    """See the module's docstring. `name` tells this session from all others, for our own ids."""
 
-    def __init__(self, rules: Rules) -> None:
+    _kind: str
+    """What the greeting calls us."""
+    _help: Reply
+    _one_reply: bool
+    """Whether a mail has one reply for all of its recipients."""
+
+    def __init__(self, rules: Rules, *, client_address: str = "", name: str = "") -> None:
         self._rules = rules
+        self._client_address = client_address
+        self._name = name
+        self._is_trusted = _is_within(client_address, rules.trusted)
         self._incoming = bytearray()
         self._outgoing = bytearray()
         self._phase = _Phase.COMMAND
         self._question: Event[Destination] | None = None
+        self._abandoned: Abandoned[Destination] | None = None
         self._helo = ""
         self._extended = False
         self._tls = ""
-        self._authenticated = False
-        self._login_user = ""
+        self._forwarded: Forwarded | None = None
+        self._transactions = 0
         self._transaction: _Transaction[Destination] | None = None
         self._reader = DataReader(0)
-        self._errors = 0
-        self._idle_commands = 0
+
+    # What differs between the protocols.
+
+    @abstractmethod
+    def _obey_own(self, verb: str, argument: str) -> Reply | None:
+        """Obey a command that only this protocol has."""
+
+    @abstractmethod
+    def _conclude(self, named: Sequence[str], outcomes: Mapping[str, Reply]) -> None:
+        """Say what became of a mail: by recipient, for those named in this order."""
+
+    def _longest_line(self, line: bytes) -> int:  # noqa: ARG002  # for who has longer ones
+        """Tell how many octets the line that begins so may have."""
+        return COMMAND_OCTETS
+
+    def _hear(self, line: bytes) -> Reply | None:
+        """Take a line; gives the reply, or None when there is none yet."""
+        return self._obey(line)
 
     # What the caller does.
 
     def greet(self) -> None:
         """Speak first (RFC 5321, section 3.1)."""
-        self._say(Reply(220, "", f"{self._rules.hostname} ESMTP Mailtape"))
+        self._say(Reply(220, "", f"{self._rules.hostname} {self._kind} Mailtape"))
 
     def receive(self, data: bytes) -> None:
         """Take what came from the client."""
@@ -161,6 +156,9 @@ class Session(Generic[Destination]):
         Not to be called while an event waits for its answer.
         """
         while self._question is None:
+            if self._abandoned is not None:
+                abandoned, self._abandoned = self._abandoned, None
+                return abandoned
             if self._phase is _Phase.CLOSED:
                 return Close()
             if not (self._read_message() if self.reads_message else self._read_line()):
@@ -177,18 +175,24 @@ class Session(Generic[Destination]):
         """Answer `Recipient` with 250; `destination` comes back with the mail."""
         if isinstance(self._question, Recipient) and self._transaction is not None:
             self._transaction.destinations[self._question.address] = destination
+            self._transaction.named.append(self._question.address)
         self.answer(replies.RECIPIENT_OK)
 
-    def answer(self, reply: Reply) -> None:
-        """Answer `Login`, `Mail`, or a `Recipient` that is refused."""
-        if isinstance(self._question, Login):
-            self._authenticated = reply.positive
-        elif isinstance(self._question, Mail):
-            self._transaction = None
-            if reply.positive:
-                self._errors = self._idle_commands = 0
+    def answer_each(self, outcomes: Sequence[Reply]) -> None:
+        """Answer `Mail`: one reply for each of its destinations, in their order."""
         self._question = None
-        self._say(reply)
+        transaction = self._end_transaction()
+        if transaction is not None:
+            by_name = dict(zip(transaction.destinations, outcomes, strict=True))
+            self._conclude(transaction.named, by_name)
+
+    def answer(self, reply: Reply) -> None:
+        """Answer `Login`, a `Recipient` that is refused, or `Mail` with the same for all."""
+        if isinstance(self._question, Mail):
+            self.answer_each([reply] * len(self._question.destinations))
+        else:
+            self._question = None
+            self._say(reply)
 
     def tls_begins(self) -> None:
         """Answer `StartTls`: what is received from here on comes under TLS.
@@ -201,7 +205,7 @@ class Session(Generic[Destination]):
         self._tls = "TLS"
         self._helo = ""
         self._extended = False
-        self._authenticated = False
+        self._forwarded = None
 
     def tls_agreed(self, description: str) -> None:
         """Note version and cipher once the handshake is done."""
@@ -210,9 +214,13 @@ class Session(Generic[Destination]):
     def hang_up(self, reply: Reply) -> None:
         """End the session from our side, with a last reply."""
         self._outgoing += reply.wire
+        self.lose()
+
+    def lose(self) -> None:
+        """End the session without a word: the client is gone."""
         self._phase = _Phase.CLOSED
         self._incoming.clear()
-        self._transaction = None
+        self._drop_transaction()
 
     @property
     def reads_message(self) -> bool:
@@ -235,8 +243,7 @@ class Session(Generic[Destination]):
         incoming = self._incoming
         end = incoming.find(b"\n")
         line = bytes(incoming if end < 0 else incoming[:end])
-        is_auth = self._phase is not _Phase.COMMAND or line[:5].upper() == b"AUTH "
-        limit = AUTH_OCTETS if is_auth else COMMAND_OCTETS
+        limit = self._longest_line(line)
         line = line[:limit]
         is_too_long = len(line) == limit
         ends_bare = end >= 0 and not is_too_long and not line.endswith(b"\r")
@@ -249,7 +256,7 @@ class Session(Generic[Destination]):
         if end < 0:
             return False
         del incoming[: end + 1]
-        reply = self._obey(line[:-1]) if self._phase is _Phase.COMMAND else self._log_in(line[:-1])
+        reply = self._hear(line[:-1])
         if reply is not None:
             self._say(reply)
         return True
@@ -264,7 +271,8 @@ class Session(Generic[Destination]):
             case Progress.READING:
                 return False
             case Progress.GIVEN_UP:
-                self.hang_up(replies.TOO_LARGE)
+                self._refuse_message()
+                self.lose()
             case Progress.ENDED:
                 self._phase = _Phase.COMMAND
                 self._incoming += self._reader.remainder
@@ -275,24 +283,59 @@ class Session(Generic[Destination]):
     def _end_message(self, raw: bytes | None) -> None:
         transaction = self._transaction
         if raw is None or transaction is None:
-            self._transaction = None
-            self._say(replies.TOO_LARGE)
-        else:
-            self._question = Mail(
-                mail_from=transaction.mail_from,
-                destinations=tuple(transaction.destinations.values()),
-                raw=raw,
-                helo=self._helo,
-                tls=self._tls,
-            )
+            self._refuse_message()
+            return
+        came_by = self._forwarded
+        self._question = Mail(
+            transaction=transaction.name,
+            mail_from=transaction.mail_from,
+            destinations=tuple(transaction.destinations.values()),
+            raw=raw,
+            protocol=self._rules.protocol,
+            one_reply=self._one_reply,
+            client_address=self._client_address if came_by is None else came_by.client_address,
+            helo=self._helo if came_by is None else came_by.helo,
+            tls=self._tls,
+            queue_id="" if came_by is None else came_by.queue_id,
+        )
+
+    def _refuse_message(self) -> None:
+        """Refuse a mail over the limit; nobody needs to be asked."""
+        transaction = self._drop_transaction()
+        if transaction is not None:
+            outcomes = dict.fromkeys(transaction.destinations, replies.TOO_LARGE)
+            self._conclude(transaction.named, outcomes)
 
     def _say(self, reply: Reply) -> None:
-        """Send a reply, and count it when it is a refusal for good."""
         self._outgoing += reply.wire
-        if reply.code >= 500:
-            self._errors += 1
-        if self._errors > self._rules.errors:
-            self.hang_up(replies.TOO_MANY_ERRORS)
+
+    # Transactions.
+
+    def _begin_transaction(self, mail_from: str, declared_octets: int, *, smtputf8: bool) -> None:
+        self._transactions += 1
+        queue_id = self._forwarded.queue_id if self._forwarded else ""
+        self._transaction = _Transaction(
+            queue_id or f"{self._name}.{self._transactions}",
+            mail_from,
+            declared_octets=declared_octets,
+            smtputf8=smtputf8,
+        )
+
+    def _end_transaction(self) -> _Transaction[Destination] | None:
+        """Forget the transaction, and what a relay told about it."""
+        transaction, self._transaction = self._transaction, None
+        self._forwarded = None
+        return transaction
+
+    def _drop_transaction(self) -> _Transaction[Destination] | None:
+        """Forget the transaction, and have it told that its mail will not come."""
+        queue_id = self._forwarded.queue_id if self._forwarded else ""
+        transaction = self._end_transaction()
+        if transaction is not None and transaction.destinations:
+            self._abandoned = Abandoned(
+                transaction.name, tuple(transaction.destinations.values()), queue_id
+            )
+        return transaction
 
     # The commands: each checks order, then form, and returns its reply; None when it has none yet.
 
@@ -302,21 +345,13 @@ class Session(Generic[Destination]):
         except UnicodeDecodeError:
             return replies.NOT_UTF8
         verb, _, argument = text.partition(" ")
-        verb = verb.upper()
-        if verb in _IDLE_COMMANDS:
-            self._idle_commands += 1
-            self._errors += self._idle_commands > self._rules.idle_commands
-        match verb:
+        match verb.upper():
             case "MAIL":
                 return self._on_mail(argument)
             case "RCPT":
                 return self._on_rcpt(argument)
             case "DATA":
                 return self._on_data(argument)
-            case "EHLO":
-                return self._on_ehlo(argument)
-            case "HELO":
-                return self._on_helo(argument)
             case "RSET":
                 return self._on_rset(argument)
             case "NOOP":
@@ -326,28 +361,30 @@ class Session(Generic[Destination]):
             case "VRFY":
                 return self._on_vrfy(argument)
             case "HELP":
-                return replies.HELP
+                return self._help
             case "STARTTLS":
                 return self._on_starttls(argument)
-            case "AUTH":
-                return self._on_auth(argument)
-            case _:
-                return self._unknown(text)
+            case "XFORWARD":
+                return self._on_xforward(argument)
+            case other:
+                return self._obey_own(other, argument)
 
-    def _unknown(self, text: str) -> Reply | None:
+    def _unknown(self, argument: str) -> Reply | None:
         """Refuse; to a browser that was lured here say nothing that it could take for an answer."""
-        if not self._helo and text.upper().endswith((" HTTP/1.0", " HTTP/1.1", " HTTP/2.0")):
-            self._phase = _Phase.CLOSED
-            self._incoming.clear()
+        if not self._helo and argument.upper().endswith((" HTTP/1.0", " HTTP/1.1", " HTTP/2.0")):
+            self.lose()
             return None
         return replies.UNKNOWN_COMMAND
 
-    def _on_ehlo(self, argument: str) -> Reply:
-        reply = self._greet(argument, extended=True)
+    def _greet_back(self, argument: str) -> Reply:
+        """Answer EHLO or LHLO."""
+        reply = self._meet(argument, extended=True)
         if not reply.positive:
             return reply
+        return Reply(250, "", "\n".join([self._rules.hostname, *self._extensions()]))
+
+    def _extensions(self) -> list[str]:
         extensions = [
-            self._rules.hostname,
             f"SIZE {self._rules.message_octets}",
             "8BITMIME",
             "SMTPUTF8",
@@ -356,14 +393,11 @@ class Session(Generic[Destination]):
         ]
         if self._rules.tls and not self._tls:
             extensions.append("STARTTLS")
-        if self._may_log_in:
-            extensions.append("AUTH PLAIN LOGIN")
-        return Reply(250, "", "\n".join(extensions))
+        if self._is_trusted:
+            extensions.append(f"XFORWARD {' '.join(xforward.ATTRIBUTES)}")
+        return extensions
 
-    def _on_helo(self, argument: str) -> Reply:
-        return self._greet(argument, extended=False)
-
-    def _greet(self, argument: str, *, extended: bool) -> Reply:
+    def _meet(self, argument: str, *, extended: bool) -> Reply:
         # What the client calls itself is kept for the reader, not believed: any one word will do.
         if not argument or " " in argument or not argument.isprintable():
             return replies.BAD_ARGUMENTS
@@ -371,7 +405,7 @@ class Session(Generic[Destination]):
             return replies.BAD_ARGUMENTS
         self._helo = argument
         self._extended = extended
-        self._transaction = None  # RFC 5321, section 4.1.4
+        self._drop_transaction()  # RFC 5321, section 4.1.4
         return Reply(250, "", self._rules.hostname)
 
     def _on_mail(self, argument: str) -> Reply:
@@ -379,8 +413,6 @@ class Session(Generic[Destination]):
             return replies.HELLO_FIRST
         if self._transaction is not None:
             return replies.MAIL_IS_OPEN
-        if self._rules.auth_required and not self._authenticated:
-            return replies.LOGIN_FIRST
         if argument[:5].upper() != "FROM:":
             return replies.BAD_ARGUMENTS
         declared_octets, smtputf8 = 0, False
@@ -396,9 +428,7 @@ class Session(Generic[Destination]):
         except Invalid as error:
             reply = replies.for_error(error)
             return replies.BAD_SENDER if reply is replies.BAD_RECIPIENT else reply
-        self._transaction = _Transaction(
-            mail_from, declared_octets=declared_octets, smtputf8=smtputf8
-        )
+        self._begin_transaction(mail_from, declared_octets, smtputf8=smtputf8)
         return replies.SENDER_OK
 
     def _mail_parameters(self, parameters: str) -> tuple[int, bool] | Reply:
@@ -446,11 +476,12 @@ class Session(Generic[Destination]):
             )
         except Invalid as error:
             return replies.for_error(error)
-        if name in transaction.destinations:
-            return replies.RECIPIENT_OK
-        if len(transaction.destinations) >= self._rules.recipients:
+        if len(transaction.named) >= self._rules.recipients:
             return replies.TOO_MANY_RECIPIENTS
-        self._question = Recipient(name, transaction.declared_octets)
+        if name in transaction.destinations:
+            transaction.named.append(name)
+            return replies.RECIPIENT_OK
+        self._question = Recipient(name, transaction.declared_octets, transaction.name)
         return None
 
     def _on_data(self, argument: str) -> Reply:
@@ -467,7 +498,7 @@ class Session(Generic[Destination]):
     def _on_rset(self, argument: str) -> Reply:
         if argument:
             return replies.BAD_ARGUMENTS
-        self._transaction = None
+        self._drop_transaction()
         return replies.DONE
 
     def _on_vrfy(self, argument: str) -> Reply:
@@ -492,59 +523,25 @@ class Session(Generic[Destination]):
         self._question = StartTls()
         return replies.READY_FOR_TLS
 
-    # AUTH (RFC 4954): PLAIN (RFC 4616) and LOGIN, which no RFC describes and every client speaks.
-
-    @property
-    def _may_log_in(self) -> bool:
-        return bool(self._tls) or self._rules.auth_in_clear
-
-    def _on_auth(self, argument: str) -> Reply | None:
-        if not self._extended:
+    def _on_xforward(self, argument: str) -> Reply:
+        if not self._is_trusted:
+            return replies.REFUSED
+        if not self._helo:
             return replies.HELLO_FIRST
-        if self._authenticated:
-            return replies.LOGGED_IN_ALREADY
         if self._transaction is not None:
             return replies.MAIL_IS_OPEN
-        if not self._may_log_in:
-            return replies.LOGIN_NEEDS_TLS
-        mechanism, _, initial = argument.partition(" ")
-        match mechanism.upper():
-            case "PLAIN":
-                self._phase, challenge = _Phase.PLAIN, replies.GO_ON_PLAIN
-            case "LOGIN":
-                self._phase, challenge = _Phase.USER, replies.GO_ON_USER
-            case _:
-                return replies.UNKNOWN_MECHANISM if mechanism else replies.BAD_ARGUMENTS
-        return self._log_in(initial.encode()) if initial else challenge
-
-    def _log_in(self, response: bytes) -> Reply | None:
-        """Take one line of an authentication dialog."""
-        phase, self._phase = self._phase, _Phase.COMMAND
-        if response == b"*":
-            return replies.AUTH_CANCELLED
-        text = _from_base64(response)
-        if text is None:
-            return replies.BAD_BASE64
-        if phase is _Phase.USER:
-            self._login_user = text
-            self._phase = _Phase.PASSWORD
-            return replies.GO_ON_PASSWORD
-        if phase is _Phase.PASSWORD:
-            self._question = Login(self._login_user, text)
-            return None
-        # PLAIN: who to act as, who it is, password. We know no acting for others.
-        parts = text.split("\0")
-        if len(parts) != 3 or not parts[1]:
-            return replies.BAD_BASE64
-        self._question = Login(parts[1], parts[2])
-        return None
+        forwarded = xforward.read(argument, self._forwarded or Forwarded())
+        if forwarded is None:
+            return replies.BAD_ARGUMENTS
+        self._forwarded = forwarded
+        return replies.DONE
 
 
-def _from_base64(response: bytes) -> str | None:
-    """Decode a response; `=` stands for an empty one (RFC 4954, section 4). None when malformed."""
-    if response == b"=":
-        return ""
+def _is_within(client_address: str, networks: Sequence[IPv4Network | IPv6Network]) -> bool:
     try:
-        return binascii.a2b_base64(response, strict_mode=True).decode()
-    except ValueError:  # binascii.Error and UnicodeDecodeError both are
-        return None
+        client = ip_address(client_address)
+    except ValueError:  # no address at all, as on a Unix socket
+        return False
+    if isinstance(client, IPv6Address) and client.ipv4_mapped is not None:
+        client = client.ipv4_mapped  # an IPv4 client of a listener on [::]
+    return any(client in network for network in networks)

@@ -1,13 +1,16 @@
-"""The real listener on a free loopback port, with the real queue behind it.
+"""The real listener on a free loopback port, with the real rule, counters and queue behind it.
 
 Only the directory of recipients is made up: it is the input of these tests.
 """
 
 import asyncio
 import contextlib
+import hashlib
+import shutil
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +18,45 @@ import pytest
 import uvloop
 
 from fakes import a_delivery
+from mailtape.domain.envelope import Protocol
 from mailtape.domain.errors import Forbidden, NotFound, Unavailable
+from mailtape.domain.ids import OrganisationId
+from mailtape.domain.tier import Limits
 from mailtape.ports.queue import Leased, Queue
+from mailtape.rows.database import Database
 from mailtape.rows.writing_thread import WritingThread
+from mailtape.services.quota import Quota
 from mailtape.services.recipients import Destination
+from mailtape.services.refusals import Refusals
+from mailtape.stores.sql_counters import SqlCounters
 from mailtape.stores.sqlite_queue import SqliteQueue
 from mailtape_ingest.handler import MailHandler
 from mailtape_ingest.server import Deadlines, Server
 from mailtape_ingest.session import Rules
 from mailtape_ingest.tls import ensure_self_signed, server_context
 
+LOOPBACK = (ip_network("127.0.0.0/8"),)
+LIMITS = {
+    "small": Limits(message_bytes=100),
+    "once": Limits(emails_per_month=1),
+    "twice": Limits(emails_per_month=2),
+    "usedup": Limits(emails_per_month=0),
+    "rate": Limits(messages_per_minute=0),
+    "full": Limits(storage_bytes=0),
+    "fullforgood": Limits(storage_bytes=0, storage_is_hard=True),
+    "tight": Limits(storage_bytes=100),
+    "tightforgood": Limits(storage_bytes=100, storage_is_hard=True),
+}
+
 
 class Directory:
-    """Recipients by what their local part says; everybody else is known and takes any size."""
+    """Recipients by what their local part says; everybody else is known and takes anything.
+
+    Each local part is an organisation.
+    """
 
     async def resolve(self, address: str) -> Destination:
-        match address.partition("@")[0].partition("+")[0]:
+        match local := address.partition("@")[0].partition("+")[0]:
             case "unknown":
                 raise NotFound("No such address here.", code="address_unknown")
             case "suspended":
@@ -39,10 +65,8 @@ class Directory:
                 raise Unavailable("The directory is down.")
             case "broken":
                 raise ZeroDivisionError("a secret of ours")
-            case "small":
-                return Destination(a_delivery(address), message_bytes=100)
-            case _:
-                return Destination(a_delivery(address), message_bytes=None)
+        owner = OrganisationId(hashlib.sha256(local.encode()).digest()[:16])
+        return Destination(a_delivery(address, owner), LIMITS.get(local, Limits()))
 
 
 async def only_opensesame(user: str, password: str) -> bool:
@@ -110,10 +134,11 @@ class Client:
 class House:
     """A listener, what it keeps, and its clients."""
 
-    def __init__(self, server: Server, port: int, queue: Queue) -> None:
+    def __init__(self, server: Server, port: int, queue: Queue, quota: Quota) -> None:
         self.server = server
         self.port = port
         self.queue = queue
+        self.quota = quota
         self.clients: list[Client] = []
 
     async def client(self, *, greeted: bool = True) -> Client:
@@ -121,7 +146,8 @@ class House:
         client = Client(reader, writer)
         self.clients.append(client)
         if greeted:
-            assert await client.reply() == "220 mail.example.com ESMTP Mailtape"
+            kind = "ESMTP" if self.server.rules.protocol is Protocol.SMTP else "LMTP"
+            assert await client.reply() == f"220 mail.example.com {kind} Mailtape"
         return client
 
     async def kept(self) -> list[Leased]:
@@ -144,6 +170,17 @@ def queue(tmp_path: Path) -> Any:
     queue.close()
 
 
+@pytest.fixture
+async def quota(tmp_path: Path, migrated_rows: Path) -> AsyncIterator[Quota]:
+    rows = tmp_path / "rows.sqlite3"
+    shutil.copy(migrated_rows, rows)
+    writing = WritingThread()
+    database = Database(rows, writing)
+    yield Quota(Directory(), SqlCounters(database), Refusals(), lambda: datetime.now(UTC))
+    writing.stop()
+    database.close()
+
+
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return ensure_self_signed(tmp_path_factory.mktemp("tls"), "mail.example.com", datetime.now(UTC))
@@ -151,7 +188,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture
 async def open_house(
-    queue: SqliteQueue, certificate: tuple[Path, Path]
+    queue: SqliteQueue, quota: Quota, certificate: tuple[Path, Path]
 ) -> AsyncIterator[OpenHouse]:
     """Opens a listener; keyword arguments are those of `Rules`, `Deadlines` and `Server`."""
     houses: list[House] = []
@@ -165,7 +202,7 @@ async def open_house(
         **rules: Any,
     ) -> House:
         rules = {"hostname": "mail.example.com", "tls": True, "message_octets": 10_000} | rules
-        handler = MailHandler(queue, Directory(), None if any_credentials else only_opensesame)
+        handler = MailHandler(queue, quota, None if any_credentials else only_opensesame)
         server = Server(
             handler,
             Rules(**rules),
@@ -174,7 +211,7 @@ async def open_house(
             connections=connections,
         )
         _, port = await server.listen("127.0.0.1", 0)
-        houses.append(House(server, port, queue))
+        houses.append(House(server, port, queue, quota))
         return houses[-1]
 
     yield open_house
@@ -184,7 +221,17 @@ async def open_house(
         await house.server.drain(1.0)
 
 
+@pytest.fixture
+async def open_lmtp(open_house: OpenHouse) -> OpenHouse:
+    """Opens a listener for LMTP, as a relay on this machine finds it."""
+
+    async def open_lmtp(**rules: Any) -> House:
+        relays = {"protocol": Protocol.LMTP, "tls": False, "trusted": LOOPBACK}
+        return await open_house(**(relays | rules))
+
+    return open_lmtp
+
+
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Any]:
-    """SMTP on both loops: uvloop is what serves, asyncio's own is the second opinion."""
-    loops = {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
-    return loops if "smtp" in item.nodeid else {"asyncio": asyncio.new_event_loop}
+    """The wire on both loops: uvloop is what serves, asyncio's own is the second opinion."""
+    return {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}

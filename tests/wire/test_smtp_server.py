@@ -134,7 +134,8 @@ async def test_takes_no_more_recipients_than_allowed_but_those(open_house: OpenH
     replies = await client.says(
         "HELO a", "MAIL FROM:<>", *(f"RCPT TO:<r{i}@b>" for i in (1, 2, 3, 1)), "DATA", "."
     )
-    assert [reply[:9] for reply in replies[2:6]] == ["250 2.1.5"] * 2 + ["452 4.5.3", "250 2.1.5"]
+    # One that is named again has its place in the replies of LMTP, so it counts again.
+    assert [reply[:9] for reply in replies[2:6]] == ["250 2.1.5"] * 2 + ["452 4.5.3"] * 2
     assert replies[-1].startswith("250 2.0.0")
     [mail] = await house.kept()
     assert [delivery.recipient for delivery in mail.envelope.deliveries] == ["r1@b", "r2@b"]

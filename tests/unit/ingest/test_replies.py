@@ -4,8 +4,9 @@ import re
 
 import pytest
 
-from mailtape.domain import errors
+from mailtape.domain import errors, quota
 from mailtape.domain.errors import MailtapeError
+from mailtape.domain.quota import Decision, Reason, Verdict
 from mailtape_ingest import replies
 from mailtape_ingest.replies import Reply
 
@@ -34,19 +35,27 @@ def test_has_a_reply_for_every_error_there_is(error: type[MailtapeError]) -> Non
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (errors.NotFound("x", code="address_unknown"), "550 5.1.1"),
-        (errors.Forbidden("x", code="organisation_suspended"), "550 5.7.1"),
-        (errors.Invalid("x", code="message_too_large"), "552 5.3.4"),
-        (errors.Invalid("x", code="mailbox_message_too_large"), "550 5.2.3"),
         (errors.Invalid("x", code="address_not_ascii"), "553 5.6.7"),
         (errors.Unavailable("x"), "451 4.3.0"),
         (errors.StoreFull("x"), "452 4.3.1"),
-        (errors.TooMany("x", retry_after=1), "450 4.2.1"),
+        (errors.TooMany("x", retry_after=1), "451 4.3.0"),
         (errors.Unauthenticated("x"), "535 5.7.8"),
     ],
 )
 def test_says_what_outsiders_rely_on(error: MailtapeError, expected: str) -> None:
     assert replies.for_error(error).wire.decode().startswith(expected + " ")
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_words_a_refused_recipient_as_every_door_does(reason: Reason) -> None:
+    refusal = quota.refusal(Decision(Verdict.LATER, reason))
+    assert refusal is not None
+    reply = replies.for_decision(Decision(Verdict.LATER, reason))
+    assert reply == Reply(refusal.code, refusal.enhanced, refusal.text)
+
+
+def test_has_no_reply_to_a_recipient_that_is_taken() -> None:
+    assert replies.for_decision(quota.UNLIMITED) is None
 
 
 @pytest.mark.parametrize("name", ALL_REPLIES)

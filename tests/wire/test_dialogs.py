@@ -1,4 +1,4 @@
-r"""Every dialog in `smtp/*.dialog`, spoken with the real listener.
+r"""Every dialog in `smtp/*.dialog` and `lmtp/*.dialog`, spoken with the real listener.
 
     # a comment; `== a sentence` starts a dialog, several stand in one file
     with auth_required any_credentials      rules of the listener that are switched on
@@ -11,6 +11,7 @@ r"""Every dialog in `smtp/*.dialog`, spoken with the real listener.
     RAW a\r\n            the bytes of the last of them
     TO a@b c@d           its recipients
     FROM a@b             its reverse path
+    CAME 192.0.2.1 mx Q1    client address, helo and queue id in its envelope, - for an empty one
 
 Consecutive `C` lines are sent without waiting.
 """
@@ -20,17 +21,18 @@ from pathlib import Path
 
 import pytest
 
-from wire.conftest import Client, House, OpenHouse
+from wire.conftest import LOOPBACK, Client, House, OpenHouse
 
-SWITCHES = {"auth_required", "auth_in_clear", "any_credentials", "no_tls"}
+SWITCHES = {"auth_required", "auth_in_clear", "any_credentials", "no_tls", "trusted", "stranger"}
 
 
 def dialogs() -> list[pytest.param]:
     found = []
-    for path in sorted(Path(__file__).with_name("smtp").glob("*.dialog")):
+    for path in sorted(Path(__file__).parent.glob("?mtp/*.dialog")):
+        protocol = path.parent.name
         for part in re.split(r"(?m)^== ", path.read_text(encoding="utf-8"))[1:]:
             title, _, script = part.partition("\n")
-            found.append(pytest.param(script, id=f"{path.stem}: {title}"))
+            found.append(pytest.param(protocol, script, id=f"{protocol} {path.stem}: {title}"))
     return found
 
 
@@ -72,23 +74,35 @@ async def check_the_queue(word: str, rest: str, house: House) -> None:
             assert [d.recipient for d in kept[-1].envelope.deliveries] == rest.split()
         case "FROM":
             assert kept[-1].envelope.mail_from == rest
+        case "CAME":
+            envelope = kept[-1].envelope
+            came = (envelope.client_address, envelope.helo, envelope.queue_id)
+            assert [fact or "-" for fact in came] == rest.split()
         case _:
             pytest.fail(f"no such line in a dialog: {word}")
     # Offer them again to the next check.
     await house.queue.release([mail.receipt for mail in kept])
 
 
-@pytest.mark.parametrize("script", dialogs())
-async def test_speaks(script: str, open_house: OpenHouse) -> None:
+@pytest.mark.parametrize(("protocol", "script"), dialogs())
+async def test_speaks(
+    protocol: str, script: str, open_house: OpenHouse, open_lmtp: OpenHouse
+) -> None:
     lines = [line.rstrip("\n") for line in script.splitlines()]
     lines = [line for line in lines if line and not line.startswith("#")]
     switches: set[str] = set()
     if lines[0].startswith("with "):
         switches = set(lines.pop(0).split()[1:])
         assert switches <= SWITCHES
-    rules = dict.fromkeys(switches - {"no_tls"}, True)
-    house = await open_house(tls="no_tls" not in switches, **rules)
-    client = await house.client()
+    rules: dict[str, object] = dict.fromkeys(switches - {"no_tls", "trusted", "stranger"}, True)
+    if "no_tls" in switches:
+        rules["tls"] = False
+    if "trusted" in switches:
+        rules["trusted"] = LOOPBACK
+    if "stranger" in switches:
+        rules["trusted"] = ()
+    house = await (open_house if protocol == "smtp" else open_lmtp)(**rules)
+    client = await house.client(greeted="stranger" not in switches)
     for line in lines:
         await speak(line, client, house)
     await client.close()
