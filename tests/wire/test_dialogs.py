@@ -4,6 +4,7 @@ r"""Every dialog in `smtp/*.dialog` and `lmtp/*.dialog`, spoken with the real li
     with auth_required any_credentials      rules of the listener that are switched on
     C: EHLO me           sent with CR LF; \r \n \0 \xNN \\ stand for bytes
     C+ raw               sent as it is
+    LONG 1000            a line of so many octets is sent
     S: 250 2.1.0         the next line of the server begins so (`S: 250-` only if it goes on)
     TLS                  the client shakes hands
     CLOSED               the server has closed, and said nothing more
@@ -53,6 +54,8 @@ async def speak(line: str, client: Client, house: House) -> None:
             await client.send(unescaped(rest) + b"\r\n")
         case "C+":
             await client.send(unescaped(rest))
+        case "LONG":
+            await client.send(b"x" * int(rest) + b"\r\n")
         case "S:":
             assert (await client.line()).startswith(rest), line
         case "TLS":
