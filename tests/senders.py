@@ -34,9 +34,13 @@ def stuffed(raw: bytes) -> bytes:
 class Line:
     """One SMTP connection, spoken by hand."""
 
-    def __init__(self, address: str, *, seconds: float = _REPLY_SECONDS) -> None:
+    def __init__(
+        self, address: str, *, seconds: float = _REPLY_SECONDS, source: str | None = None
+    ) -> None:
         host, _, port = address.rpartition(":")
-        self.socket = socket.create_connection((host, int(port)), timeout=seconds)
+        self.socket = socket.create_connection(
+            (host, int(port)), seconds, None if source is None else (source, 0)
+        )
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._replies = self.socket.makefile("rb")
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from processes import free_ports, is_running, peak_bytes, resident_bytes, tree
 
 MAILTAPE = Path(sys.executable).with_name("mailtape")
-DEFAULT_PORTS = (1025, 8025)
+DEFAULT_PORTS = (1025, 8025, 10031, 10024)
+"""SMTP, HTTP, policy, and LMTP, which listens only when it is told where."""
 START_SECONDS = 30
 STOP_SECONDS = 35
 """The server promises to drain within 30."""
@@ -59,9 +60,11 @@ class Served:
         self.log = log
         self._settings = settings
         self._as_printed = as_printed
-        smtp, http = DEFAULT_PORTS if as_printed else free_ports(2)
+        smtp, http, policy, lmtp = DEFAULT_PORTS if as_printed else free_ports(4)
         self.http = f"http://127.0.0.1:{http}"
         self.smtp = f"127.0.0.1:{smtp}"
+        self.policy = f"127.0.0.1:{policy}"
+        self.lmtp = f"127.0.0.1:{lmtp}"
         self.smtp_port = smtp
 
     @property
@@ -97,6 +100,7 @@ class Served:
         if not self._as_printed:
             command += ["--data", self.folder]
             command += ["--http", self.http.removeprefix("http://"), "--smtp", self.smtp]
+            command += ["--policy", self.policy, "--lmtp", self.lmtp]
         with self.log.open("a") as errors:
             self.process = subprocess.Popen(
                 command,

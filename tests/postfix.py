@@ -1,0 +1,104 @@
+"""A Postfix of a test's own in front of Mailtape, as `deploy/services` starts it."""
+
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from processes import free_ports
+from served import environment
+
+SERVICES = Path(__file__).parents[1] / "deploy" / "services"
+COMMANDS = Path("/usr/sbin")
+"""Where Debian keeps them; a user's PATH may not name it."""
+_QUEUES = ("maildrop", "incoming", "active", "deferred", "hold", "corrupt")
+_START_SECONDS = 60
+
+
+class Postfix:
+    """One instance: its folders, its port, and what can be seen of it from outside."""
+
+    def __init__(self, folder: Path, *, policy: str, lmtp: str) -> None:
+        self.folder = folder / "postfix"
+        self.smtp = f"127.0.0.1:{free_ports(1)[0]}"
+        self._environment = environment(
+            SERVICES_FOLDER=str(folder),
+            POSTFIX_SMTP=self.smtp,
+            POLICY_LISTEN=policy,
+            LMTP_LISTEN=lmtp,
+            POSTFIX_RETRY="1s",
+            POSTFIX_RETRY_MOST="1s",
+        )
+
+    def services(self, *arguments: str) -> str:
+        """Run `deploy/services` on this instance; gives what it says."""
+        return subprocess.run(
+            [SERVICES, *arguments],
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=_START_SECONDS,
+            check=True,
+        ).stdout
+
+    @property
+    def log(self) -> str:
+        """What it has written to its log."""
+        return (self.folder / "mail.log").read_text()
+
+    def queued(self) -> list[str]:
+        """List the queue ids of the mails that it holds."""
+        queue = self.folder / "queue"
+        return [
+            file.name for name in _QUEUES for file in (queue / name).rglob("*") if file.is_file()
+        ]
+
+    def wait_until_empty(self, seconds: float = 20) -> None:
+        """Wait until it has handed over, refused or dropped everything.
+
+        What it still holds then is a failure, and is dropped: it is not the next test's.
+        """
+        deadline = time.monotonic() + seconds
+        while queued := self.queued():
+            if time.monotonic() > deadline:
+                self.command("postsuper", "-d", "ALL")
+                raise AssertionError(f"Postfix still holds {queued}")
+            time.sleep(0.02)
+
+    def command(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run one of Postfix's commands on this instance."""
+        return subprocess.run(
+            [COMMANDS / name, "-c", self.folder / "conf", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=_START_SECONDS,
+            check=True,
+        )
+
+    def wait_for_log(self, words: str, seconds: float = 20) -> None:
+        """Wait until its log says this."""
+        deadline = time.monotonic() + seconds
+        while words not in self.log:
+            assert time.monotonic() < deadline, f"Postfix does not say {words!r}"
+            time.sleep(0.02)
+
+
+@contextmanager
+def receiving(*, policy: str, lmtp: str) -> Iterator[Postfix]:
+    """Receive mail for a Mailtape for as long as the context lasts, and print its log.
+
+    Its folder is not pytest's, which only its owner may enter: Postfix has a user of its own.
+    """
+    with tempfile.TemporaryDirectory(prefix="mailtape-postfix-") as folder:
+        Path(folder).chmod(0o711)
+        postfix = Postfix(Path(folder), policy=policy, lmtp=lmtp)
+        try:
+            postfix.services("up", "postfix")
+            yield postfix
+        finally:
+            if (postfix.folder / "mail.log").exists():
+                print(f"--- the end of Postfix's log\n{postfix.log[-20_000:]}")
+            postfix.services("down")
