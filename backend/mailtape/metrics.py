@@ -54,3 +54,9 @@ SMTP_REFUSALS = Counter(
     ["what", "code"],
     registry=REGISTRY,
 )
+POLICY_ANSWERS = Counter(
+    "mailtape_policy_answers",
+    "Answers of the policy daemon, by the reason of the refusal; none for no objection.",
+    ["reason"],
+    registry=REGISTRY,
+)

@@ -30,9 +30,10 @@ def test_has_the_packages_and_its_metadata_at_the_top(names: list[str]) -> None:
     assert {top for top in tops if not top.endswith(".dist-info")} == {
         "mailtape",
         "mailtape_ingest",
+        "mailtape_policy",
         "mailtape_workers",
     }
-    assert len(tops) == 4
+    assert len(tops) == 5
 
 
 def test_carries_what_is_not_python_but_needed_at_run_time(names: list[str]) -> None:

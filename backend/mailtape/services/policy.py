@@ -1,0 +1,91 @@
+"""The stages of a mail at somebody else's SMTP server, and what we say to each.
+
+RCPT decides and holds room under the transaction's name. DATA only tells which queue id the
+transaction became, by which LMTP finds what was held. END-OF-MESSAGE knows the true size. To every
+other stage, and to one that names no recipient (several were accepted), there is nothing to say;
+that, too, is answered, because a server waits for it.
+
+A question that does not name its transaction is decided like any other, but holds nothing: nobody
+could tell later what became of it, and the same question again would hold twice.
+"""
+
+import asyncio
+import secrets
+
+import structlog
+
+from mailtape.domain import address
+from mailtape.domain.errors import Invalid
+from mailtape.domain.policy import PolicyRequest
+from mailtape.domain.quota import Decision, Reason, Verdict
+from mailtape.services.quota import Quota
+
+log = structlog.get_logger(__name__)
+
+ANSWER_SECONDS = 0.5
+"""Postfix waits a hundred by default, for each recipient, while its client waits for Postfix."""
+_RCPT = "RCPT"
+_END_OF_MESSAGE = "END-OF-MESSAGE"
+_NOT_UTF8 = "\N{REPLACEMENT CHARACTER}"
+_NOTHING_TO_SAY = Decision(Verdict.ACCEPT)
+_NO_SUCH_ADDRESS = Decision(Verdict.NEVER, Reason.ADDRESS_UNKNOWN)
+_CANNOT_DECIDE = Decision(Verdict.LATER, Reason.CANNOT_DECIDE)
+
+
+async def check(
+    quota: Quota, request: PolicyRequest, *, domain: str, within: float = ANSWER_SECONDS
+) -> Decision:
+    """Answer a question, whatever happens, within so many seconds.
+
+    `domain` is ours: the one of a recipient that is just `postmaster`. What cannot be decided, or
+    not in time, is put off, and the log says why.
+    """
+    try:
+        async with asyncio.timeout(within):
+            return await _at_stage(quota, request, domain)
+    except TimeoutError:
+        log.warning("policy.too_slow", stage=request.protocol_state[:32], seconds=within)
+    except Exception:
+        log.exception("policy.failed", stage=request.protocol_state[:32])
+    return _CANNOT_DECIDE
+
+
+async def _at_stage(quota: Quota, request: PolicyRequest, domain: str) -> Decision:
+    if request.instance and request.queue_id:
+        quota.queued(request.instance, request.queue_id)  # DATA's news, wherever it is known
+    if request.protocol_state not in {_RCPT, _END_OF_MESSAGE} or not request.recipient:
+        return _NOTHING_TO_SAY
+    recipient = _mailbox(request.recipient, domain)
+    if recipient is None:
+        return _NO_SUCH_ADDRESS
+    return await _judge(quota, request, recipient)
+
+
+async def _judge(quota: Quota, request: PolicyRequest, recipient: str) -> Decision:
+    """Decide on one recipient; what is refused, or has no name, is held no longer."""
+    transaction = request.instance or secrets.token_hex(8)
+    judged = await quota.recipient(recipient, transaction=transaction, octets=request.size)
+    decision = judged.decision
+    if decision.accepted and request.protocol_state == _END_OF_MESSAGE:
+        (decision,) = await quota.received(transaction, [judged], request.size)
+    if not (decision.accepted and request.instance):
+        await quota.release(transaction, [judged])
+    return decision
+
+
+def _mailbox(recipient: str, domain: str) -> str | None:
+    """Write a recipient as the wire writes it; None when it is no address.
+
+    Postfix takes the quotes off a local part: `"a b"@example.org` comes as `a b@example.org`.
+    """
+    if _NOT_UTF8 in recipient:
+        return None
+    try:
+        return address.forward_path(recipient, postmaster_at=domain, smtputf8=True)
+    except Invalid:
+        local, _, rest = recipient.rpartition("@")
+        escaped = local.replace("\\", "\\\\").replace('"', '\\"')
+        try:
+            return address.mailbox(f'"{escaped}"@{rest}', smtputf8=True)
+        except Invalid:
+            return None

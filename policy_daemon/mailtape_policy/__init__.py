@@ -1,0 +1,1 @@
+"""The door for mail that Postfix takes: its policy delegation protocol."""
