@@ -26,10 +26,13 @@ from mailtape.rows.organisations import Organisation
 from mailtape.rows.writing_thread import WritingThread
 from mailtape.services import tokens
 from mailtape.services.passwords import Passwords
+from mailtape.services.quota import Quota
 from mailtape.services.recipients import Recipients
+from mailtape.services.refusals import Refusals
 from mailtape.services.tokens import Keys
 from mailtape.services.usage import ApiCalls
 from mailtape.services.wakeups import Wakeups
+from mailtape.stores.sql_counters import SqlCounters
 from mailtape.stores.sql_limits import SqlFailureLimits
 from mailtape.stores.sqlite_bodies import SqliteBodies
 from mailtape.stores.sqlite_queue import SqliteQueue
@@ -134,12 +137,14 @@ async def open_installation(
         ticks=lambda: clock().timestamp(),
     )
     passwords = Passwords()
+    recipients = Recipients(database, domain=chosen.domain, capture=None)
     parts = Parts(
         settings=chosen,
         database=database,
         bodies=bodies,
         queue=queue,
-        recipients=Recipients(database, domain=chosen.domain, capture=None),
+        recipients=recipients,
+        quota=Quota(recipients, SqlCounters(database), Refusals(), clock),
         wakeups=Wakeups(),
         limits=SqlFailureLimits(database),
         passwords=passwords,

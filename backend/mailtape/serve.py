@@ -223,6 +223,7 @@ def _parts(
         bodies=stores.bodies,
         queue=stores.queue,
         recipients=recipients,
+        quota=Quota(recipients, SqlCounters(stores.database), Refusals(), _now),
         wakeups=wakeups,
         limits=SqlFailureLimits(stores.database),
         passwords=Passwords(),
@@ -310,9 +311,8 @@ async def _smtp(settings: Settings, folder: DataFolder, parts: Parts) -> AsyncIt
     certificate, key = (settings.smtp_tls_cert, settings.smtp_tls_key)
     if certificate is None or key is None:
         certificate, key = ensure_self_signed(folder.path, socket.gethostname(), _now())
-    quota = Quota(parts.recipients, SqlCounters(parts.database), Refusals(), _now)
     server = Server(
-        MailHandler(parts.queue, quota, None if any_credentials else authenticate),
+        MailHandler(parts.queue, parts.quota, None if any_credentials else authenticate),
         Rules(
             hostname=settings.domain,
             message_octets=settings.smtp_max_message_bytes,

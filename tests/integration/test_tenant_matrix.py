@@ -19,7 +19,7 @@ from starlette.types import Message
 
 from installation import Installation, open_installation
 from mailtape.domain import ids
-from mailtape.domain.account import Scope
+from mailtape.domain.account import SERVICE_SCOPES, Scope
 from mailtape.domain.ids import OrganisationId
 from people import register
 from postroom import a_mail, deliver
@@ -71,6 +71,9 @@ DOORS = {
     "GET /view/{signature}/attachments/{aid}": Door(None, public=404),
     "GET /events": Door(Scope.MESSAGES_READ),
     "POST /ingest": Door(Scope.INGEST, 422, query={"recipient": "x@elsewhere.example"}),
+    "POST /policy/check": Door(
+        Scope.POLICY, body={"protocol_state": "RCPT", "recipient": "x@elsewhere.example"}
+    ),
     "GET /usage": Door(Scope.USAGE_READ, 404, query={"org_uuid": "{organisation}"}),
     "GET /health": Door(None, public=200),
     "GET /metrics": Door(None, public=200),
@@ -290,7 +293,7 @@ async def test_another_person_finds_nothing_and_harms_nothing(two: Two) -> None:
     for number, name in enumerate(_guarded()):
         email = f"person{number}@example.org"  # one for each: some doors sign them out
         signed_in = (await register(two.installation.client, email)).json()
-        if DOORS[name].needs is Scope.INGEST:
+        if DOORS[name].needs in SERVICE_SCOPES:
             continue  # no person has it
 
         response = await two.knock(name, signed_in["access_token"])

@@ -19,6 +19,7 @@ from mailtape.ports.limits import FailureLimits
 from mailtape.ports.queue import Queue
 from mailtape.rows.database import Database
 from mailtape.services.passwords import Passwords
+from mailtape.services.quota import Quota
 from mailtape.services.recipients import Recipients
 from mailtape.services.sessions import Issuer
 from mailtape.services.tokens import Keys
@@ -67,6 +68,7 @@ class Parts:
     bodies: Bodies
     queue: Queue
     recipients: Recipients
+    quota: Quota
     wakeups: Wakeups
     limits: FailureLimits
     passwords: Passwords

@@ -18,6 +18,7 @@ TAGS = [
     {"name": "Messages", "description": "The mail that has arrived."},
     {"name": "Events", "description": "News as they happen."},
     {"name": "Ingest", "description": "Mail handed over by HTTP."},
+    {"name": "Policy", "description": "Asked by a mail server before it takes a mail."},
     {"name": "Usage", "description": "What has been used, and of how much."},
     {"name": "Operation", "description": "Health and metrics."},
 ]

@@ -25,6 +25,7 @@ from mailtape.api.routes import (
     ingest,
     messages,
     operation,
+    policy,
     tokens,
     usage,
     view,
@@ -38,6 +39,7 @@ _ROUTES: tuple[ModuleType, ...] = (
     view,
     events,
     ingest,
+    policy,
     usage,
     operation,
 )
