@@ -1,6 +1,6 @@
 """Measures, and prints one table.
 
-    make bench                                    everything, about six minutes
+    make bench                                    everything, about seven minutes
     make bench ARGS=--quick                       small counts: does it run, not how fast
     make bench ARGS="--only latency"              one part; may be given several times
     make bench ARGS="--markdown docs/BENCHMARK.md"    also writes the table as a page
@@ -22,6 +22,7 @@ from bench.machine import described
 
 PARTS: dict[str, Callable[[Path, Counts], Iterator[Figure]]] = {
     "throughput": throughput.measure,
+    "lmtp": throughput.measure_lmtp,
     "latency": latency.measure,
     "reading": reading.measure,
     "draining": draining.measure,

@@ -29,6 +29,7 @@ class Server:
 
     pid: int
     smtp_port: int
+    lmtp_port: int
     http_port: int
 
     def resident_bytes(self) -> int:
@@ -39,10 +40,11 @@ class Server:
 @contextlib.contextmanager
 def serving(folder: Path) -> Iterator[Server]:
     """Starts the embedded platform in `folder`, waits for its `ready`, stops it at the end."""
-    smtp, http, policy = free_ports(3)
+    smtp, lmtp, http, policy = free_ports(4)
     program = str(Path(sys.executable).with_name("mailtape"))
     command = [program, "serve", "--data", str(folder / "data")]
-    for flag, port in (("--smtp", smtp), ("--http", http), ("--policy", policy)):
+    listeners = {"--smtp": smtp, "--lmtp": lmtp, "--http": http, "--policy": policy}
+    for flag, port in listeners.items():
         command += [flag, f"127.0.0.1:{port}"]
     log = folder / "serve.log"
     with log.open("wb") as errors:
@@ -55,17 +57,18 @@ def serving(folder: Path) -> Iterator[Server]:
         )
     try:
         _wait_until_ready(process, log)
-        yield Server(process.pid, smtp, http)
+        yield Server(process.pid, smtp, lmtp, http)
     finally:
         _end(process, DRAIN_WITHIN)
 
 
 @contextlib.contextmanager
-def sinking() -> Iterator[int]:
+def sinking(*, lmtp: bool = False) -> Iterator[int]:
     """Starts `smtp-sink`, which takes mail and throws it away; gives its port."""
     (port,) = free_ports(1)
     user = ["-u", "nobody"] if os.getuid() == 0 else []
-    process = subprocess.Popen(["smtp-sink", *user, f"127.0.0.1:{port}", "1000"])
+    protocol = ["-L"] if lmtp else []
+    process = subprocess.Popen(["smtp-sink", *protocol, *user, f"127.0.0.1:{port}", "1000"])
     try:
         _wait_until_greeted(port)
         yield port

@@ -37,9 +37,23 @@ def measure(folder: Path, counts: Counts) -> Iterator[Figure]:
         )
 
 
-def start_source(port: int, mail: Path, count: int) -> subprocess.Popen[bytes]:
+def measure_lmtp(folder: Path, counts: Counts) -> Iterator[Figure]:
+    """The small mail by LMTP, as a relay hands it over."""
+    with serving(folder) as server, sinking(lmtp=True) as sink_port:
+        api = Api(server)
+        _leg(server.lmtp_port, SMALL, WARM_UP, api, lmtp=True)
+        ports = (server.lmtp_port, sink_port)
+        rounds = _rounds(SMALL, counts.small_mails, counts, ports, api, lmtp=True)
+        rates = [each.accepted for each in rounds]
+        yield _figure("accepted by LMTP, 6 kB", rates, rounds, counts.small_mails, 0.20)
+
+
+def start_source(
+    port: int, mail: Path, count: int, *, lmtp: bool = False
+) -> subprocess.Popen[bytes]:
     """Starts Postfix's `smtp-source`: ten sessions, kept connections, as fast as it is taken."""
-    command = ["smtp-source", "-d", "-s", SESSIONS, "-m", count, "-F", mail]
+    command = ["smtp-source", *(["-L"] if lmtp else [])]
+    command += ["-d", "-s", SESSIONS, "-m", count, "-F", mail]
     command += ["-f", "bench@example.org", "-t", "bench@example.net", f"127.0.0.1:{port}"]
     return subprocess.Popen([str(part) for part in command])
 
@@ -61,26 +75,48 @@ def _both_rates(
 ) -> Iterator[Figure]:
     api = Api(server)
     _leg(server.smtp_port, mail, WARM_UP, api)
+    rounds = _rounds(mail, count, counts, (server.smtp_port, sink_port), api)
+    accepted, visible = targets
+    yield _figure(f"accepted, {size}", [each.accepted for each in rounds], rounds, count, accepted)
+    yield _figure(f"visible, {size}", [each.visible for each in rounds], rounds, count, visible)
+
+
+def _rounds(
+    mail: Path,
+    count: int,
+    counts: Counts,
+    ports: tuple[int, int],
+    api: Api,
+    *,
+    lmtp: bool = False,
+) -> list[Round]:
+    """Ask server and sink in turn; `ports` are the server's and the sink's."""
+    server_port, sink_port = ports
     rounds = []
     for _ in range(counts.rounds):
-        sink, _ = _leg(sink_port, mail, count)
+        sink, _ = _leg(sink_port, mail, count, lmtp=lmtp)
         # The server's leg ends when all is visible: a backlog would slow the sink's next leg.
-        accepted, visible = _leg(server.smtp_port, mail, count, api)
+        accepted, visible = _leg(server_port, mail, count, api, lmtp=lmtp)
         rounds.append(Round(sink, accepted, visible))
-    sink = median(each.sink for each in rounds)
-    for name, rate, target in (
-        ("accepted", median(each.accepted for each in rounds), targets[0]),
-        ("visible", median(each.visible for each in rounds), targets[1]),
-    ):
-        how = f"{rate:,.0f}/s of {sink:,.0f}/s; median of rounds of {count:,}: {counts.rounds}"
-        yield Figure(f"{name}, {size}", rate / sink, "ratio", at_least(target), how)
+    return rounds
 
 
-def _leg(port: int, mail: Path, count: int, api: Api | None = None) -> tuple[float, float]:
+def _figure(
+    name: str, rates: list[float], rounds: list[Round], count: int, target: float
+) -> Figure:
+    """Put the median of the server's rates over that of the sink's."""
+    rate, sink = median(rates), median(each.sink for each in rounds)
+    how = f"{rate:,.0f}/s of {sink:,.0f}/s; median of rounds of {count:,}: {len(rounds)}"
+    return Figure(name, rate / sink, "ratio", at_least(target), how)
+
+
+def _leg(
+    port: int, mail: Path, count: int, api: Api | None = None, *, lmtp: bool = False
+) -> tuple[float, float]:
     """Mails a second until the last acknowledgement, and until the API counts them all."""
     before = api.count() if api else 0
     begin = time.monotonic()
-    finish(start_source(port, mail, count))
+    finish(start_source(port, mail, count, lmtp=lmtp))
     accepted = time.monotonic()
     if api:
         api.wait_for(before + count)
