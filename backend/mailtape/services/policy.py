@@ -64,9 +64,11 @@ async def _at_stage(quota: Quota, request: PolicyRequest, domain: str) -> Decisi
 async def _judge(quota: Quota, request: PolicyRequest, recipient: str) -> Decision:
     """Decide on one recipient; what is refused, or has no name, is held no longer."""
     transaction = request.instance or secrets.token_hex(8)
-    judged = await quota.recipient(recipient, transaction=transaction, octets=request.size)
+    whole = request.protocol_state == _END_OF_MESSAGE
+    announced = 0 if whole else request.size
+    judged = await quota.recipient(recipient, transaction=transaction, octets=announced)
     decision = judged.decision
-    if decision.accepted and request.protocol_state == _END_OF_MESSAGE:
+    if decision.accepted and whole:
         (decision,) = await quota.received(transaction, [judged], request.size)
     if not (decision.accepted and request.instance):
         await quota.release(transaction, [judged])

@@ -1,0 +1,87 @@
+import pytest
+
+from installation import Installation
+from mailtape.domain.account import Scope
+
+RCPT = {
+    "protocol_state": "RCPT",
+    "recipient": "qa@acme.mail.example.com",
+    "sender": "shop@example.org",
+    "client_address": "192.0.2.1",
+    "size": 5120,
+    "instance": "5afd.6b00f686.1d54d.0",
+}
+
+
+@pytest.fixture
+async def bearer(installation: Installation) -> dict[str, str]:
+    acme = await installation.an_organisation("acme", "free")
+    return installation.as_bearer(await installation.a_token(acme, [Scope.POLICY]))
+
+
+async def test_answers_as_the_daemon_does(
+    installation: Installation, bearer: dict[str, str]
+) -> None:
+    taken = await installation.client.post("/policy/check", json=RCPT, headers=bearer)
+    refused = await installation.client.post(
+        "/policy/check", json=RCPT | {"recipient": "x@elsewhere.example"}, headers=bearer
+    )
+
+    assert (taken.status_code, taken.json()) == (200, {"action": "DUNNO", "reason": "accepted"})
+    assert (refused.status_code, refused.json()) == (
+        200,
+        {"action": "550 5.1.1 no such address here", "reason": "address_unknown"},
+    )
+
+
+async def test_holds_room_for_a_named_mail_and_tells_lmtp_its_queue_id(
+    installation: Installation, bearer: dict[str, str]
+) -> None:
+    """Free takes 60 mails a minute; what is held twice would be one of them."""
+    quota = installation.parts.quota
+    for number in range(60):
+        mail = {"instance": f"mail-{number}", "queue_id": f"queue-{number}"}
+        await installation.client.post("/policy/check", json=RCPT | mail, headers=bearer)
+
+    again = await installation.client.post(
+        "/policy/check", json=RCPT | {"instance": "mail-0"}, headers=bearer
+    )
+    one_more = await installation.client.post("/policy/check", json=RCPT, headers=bearer)
+    by_lmtp = await quota.recipient(RCPT["recipient"], transaction="queue-0", octets=5120)
+
+    assert again.json()["action"] == "DUNNO"
+    assert one_more.json()["reason"] == "rate_limited"
+    assert by_lmtp.decision.accepted
+
+
+async def test_what_is_not_known_may_be_left_out(
+    installation: Installation, bearer: dict[str, str]
+) -> None:
+    question = {"protocol_state": "DATA", "recipient": ""}
+
+    response = await installation.client.post("/policy/check", json=question, headers=bearer)
+
+    assert response.json() == {"action": "DUNNO", "reason": "accepted"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"protocol_state": None},
+        {"protocol_state": "x" * 33},
+        {"recipient": None},
+        {"recipient": "x" * 321},
+        {"size": -1},
+        {"size": 2**63},
+        {"size": "large"},
+        {"instance": "x" * 256},
+        {"queue_id": "x" * 256},
+    ],
+)
+async def test_refuses_what_it_cannot_read(
+    installation: Installation, bearer: dict[str, str], change: dict[str, object]
+) -> None:
+    response = await installation.client.post("/policy/check", json=RCPT | change, headers=bearer)
+
+    assert response.status_code == 422
+    assert response.headers["content-type"] == "application/problem+json"

@@ -1,0 +1,246 @@
+"""What is said at each stage of a mail, with the real rule, rows and counters behind it."""
+
+import asyncio
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+
+from installation import DOMAIN, Installation
+from mailtape.domain.ids import OrganisationId
+from mailtape.domain.policy import PolicyRequest, action
+from mailtape.domain.quota import Usage
+from mailtape.domain.tier import Feature, Limits, Tier
+from mailtape.rows import tiers
+from mailtape.services.policy import check
+from mailtape.services.quota import Quota
+from mailtape.services.recipients import Destination, Recipients
+from mailtape.services.refusals import Refusals
+from mailtape.stores.sql_counters import SqlCounters
+
+QA = "qa@acme.mail.example.com"
+AN = "an@acme.mail.example.com"
+ACCEPTED = "DUNNO"
+USED_UP = "452 4.2.2 monthly messages are used up"
+TOO_LARGE = "552 5.3.4 message too large"
+NO_SUCH_ADDRESS = "550 5.1.1 no such address here"
+CANNOT_TELL = "451 4.3.0 cannot tell at the moment, try again later"
+RCPT = PolicyRequest("RCPT", QA, instance="mail-1")
+
+
+class Desk:
+    """An organisation with limits of the test's, and whoever asks about its mail."""
+
+    def __init__(self, installation: Installation, owner: OrganisationId) -> None:
+        parts = installation.parts
+        self.owner = owner
+        self.counters = SqlCounters(parts.database)
+        self.quota = Quota(parts.recipients, self.counters, Refusals(), installation.clock)
+        self._clock = installation.clock
+
+    async def asked(self, request: PolicyRequest) -> str:
+        return action(await check(self.quota, request, domain=DOMAIN))
+
+    async def usage(self) -> Usage:
+        return await self.counters.usage(self.owner, self._clock())
+
+
+@pytest.fixture
+async def desk(installation: Installation, request: pytest.FixtureRequest) -> Desk:
+    """An organisation that may have two mails, of 100 octets at most."""
+    limits = getattr(request, "param", Limits(emails_per_month=2, message_bytes=100))
+    tier = Tier("of-the-test", limits, frozenset({Feature.CATCH_ALL}))
+    await installation.parts.database.write(tiers.ensure, tier)
+    return Desk(installation, await installation.an_organisation("acme", tier.name))
+
+
+async def test_a_recipient_is_decided_on_at_rcpt(desk: Desk) -> None:
+    answers = [await desk.asked(replace(RCPT, instance=f"mail-{n}")) for n in range(3)]
+
+    assert answers == [ACCEPTED, ACCEPTED, USED_UP]
+    assert (await desk.usage()).reserved_emails == 2
+
+
+async def test_the_same_question_again_holds_nothing_more(desk: Desk) -> None:
+    answers = [await desk.asked(RCPT) for _ in range(5)]
+
+    assert answers == [ACCEPTED] * 5
+    assert (await desk.usage()).reserved_emails == 1
+
+
+async def test_each_recipient_of_a_mail_is_held_for(desk: Desk) -> None:
+    answers = [await desk.asked(replace(RCPT, recipient=each)) for each in (QA, AN, "x" + AN)]
+
+    assert answers == [ACCEPTED, ACCEPTED, USED_UP]
+
+
+async def test_a_question_without_a_name_is_decided_and_holds_nothing(desk: Desk) -> None:
+    nameless = replace(RCPT, instance="")
+
+    assert [await desk.asked(nameless) for _ in range(5)] == [ACCEPTED] * 5
+    assert (await desk.usage()).reserved_emails == 0
+
+    await desk.asked(RCPT)
+    await desk.asked(replace(RCPT, instance="mail-2"))
+
+    assert await desk.asked(nameless) == USED_UP
+
+
+@pytest.mark.parametrize("desk", [Limits(messages_per_minute=2)], indirect=True)
+async def test_questions_without_a_name_count_towards_the_rate(desk: Desk) -> None:
+    nameless = replace(RCPT, instance="")
+
+    answers = [await desk.asked(nameless) for _ in range(3)]
+
+    assert answers == [ACCEPTED, ACCEPTED, "450 4.2.1 too many messages a minute for this address"]
+
+
+async def test_the_announced_size_counts_at_rcpt(desk: Desk) -> None:
+    assert await desk.asked(replace(RCPT, size=100)) == ACCEPTED
+    assert (
+        await desk.asked(replace(RCPT, size=101, instance="mail-2"))
+        == "550 5.2.3 message too large for this address"
+    )
+
+
+async def test_data_tells_the_queue_id_under_which_lmtp_asks(desk: Desk) -> None:
+    await desk.asked(RCPT)
+    data = PolicyRequest("DATA", QA, instance="mail-1", queue_id="4XyzQ", recipient_count=1)
+
+    answer = await desk.asked(data)
+    by_lmtp = await desk.quota.recipient(QA, transaction="4XyzQ", octets=10)
+    await desk.quota.commit("4XyzQ", [by_lmtp], 10)
+
+    assert answer == ACCEPTED
+    assert replace(await desk.usage(), arrival_us=0) == Usage(emails=1, storage_bytes=10)
+
+
+async def test_the_true_size_counts_at_the_end(desk: Desk) -> None:
+    end = PolicyRequest("END-OF-MESSAGE", QA, instance="mail-1", recipient_count=1)
+
+    await desk.asked(RCPT)
+
+    assert await desk.asked(replace(end, size=100)) == ACCEPTED
+    assert (await desk.usage()).reserved_emails == 1
+    assert await desk.asked(replace(end, size=101)) == TOO_LARGE
+
+
+async def test_what_is_refused_at_the_end_is_held_no_longer(desk: Desk) -> None:
+    end = PolicyRequest("END-OF-MESSAGE", QA, size=101, instance="mail-1")
+    await desk.asked(RCPT)
+
+    await desk.asked(end)
+
+    assert (await desk.usage()).reserved_emails == 0
+
+
+async def test_an_end_that_nothing_was_held_for_is_decided_in_whole(desk: Desk) -> None:
+    end = PolicyRequest("END-OF-MESSAGE", QA, size=10, instance="mail-1")
+
+    answers = [await desk.asked(replace(end, instance=f"mail-{n}")) for n in range(3)]
+
+    assert answers == [ACCEPTED, ACCEPTED, USED_UP]
+    assert await desk.asked(replace(end, instance="mail-0", size=101)) == TOO_LARGE
+
+
+@pytest.mark.parametrize("stage", ["DATA", "BDAT", "END-OF-MESSAGE", "RCPT"])
+async def test_a_stage_that_names_no_recipient_is_answered(desk: Desk, stage: str) -> None:
+    several = PolicyRequest(stage, "", size=10**9, instance="mail-1", recipient_count=2)
+
+    assert await desk.asked(several) == ACCEPTED
+
+
+@pytest.mark.parametrize(
+    "stage",
+    ["CONNECT", "EHLO", "HELO", "MAIL", "DATA", "VRFY", "ETRN", "", "rcpt", "OF THE FUTURE"],
+)
+async def test_the_other_stages_have_no_objection_and_hold_nothing(desk: Desk, stage: str) -> None:
+    request = PolicyRequest(stage, "nobody@elsewhere.example", size=10**9, instance="mail-1")
+
+    assert await desk.asked(request) == ACCEPTED
+    assert (await desk.usage()).reserved_emails == 0
+
+
+@pytest.mark.parametrize(
+    ("recipient", "answer"),
+    [
+        ("QA@ACME.mail.example.com", ACCEPTED),
+        ("qa+run7@acme.mail.example.com", ACCEPTED),
+        ('"qa"@acme.mail.example.com', ACCEPTED),
+        ("a b@acme.mail.example.com", ACCEPTED),  # Postfix takes the quotes off
+        ("a..b@acme.mail.example.com", ACCEPTED),
+        ('a"b\\@acme.mail.example.com', ACCEPTED),
+        ("jürgen@acme.mail.example.com", ACCEPTED),
+        ("postmaster", NO_SUCH_ADDRESS),  # at our own domain, which nobody has taken
+        ("nobody@elsewhere.example", NO_SUCH_ADDRESS),
+        ("nobody", NO_SUCH_ADDRESS),
+        ("@acme.mail.example.com", NO_SUCH_ADDRESS),
+        ("qa@-", NO_SUCH_ADDRESS),
+        ("\x01@acme.mail.example.com", NO_SUCH_ADDRESS),
+        ("\ufffd@acme.mail.example.com", NO_SUCH_ADDRESS),  # once invalid UTF-8
+        ("x" * 300 + "@acme.mail.example.com", NO_SUCH_ADDRESS),
+    ],
+)
+async def test_a_recipient_comes_as_mail_servers_write_it(
+    desk: Desk, recipient: str, answer: str
+) -> None:
+    assert await desk.asked(replace(RCPT, recipient=recipient)) == answer
+
+
+async def test_a_recipient_without_its_quotes_is_the_one_that_lmtp_quotes(desk: Desk) -> None:
+    await desk.asked(replace(RCPT, recipient="a b@acme.mail.example.com", queue_id="4XyzQ"))
+
+    await desk.quota.recipient('"a b"@acme.mail.example.com', transaction="4XyzQ", octets=10)
+
+    assert (await desk.usage()).reserved_emails == 1
+
+
+async def test_a_postmaster_without_a_domain_is_ours(installation: Installation) -> None:
+    local = await installation.an_organisation("local")
+    database = installation.parts.database
+    capturing = Recipients(database, domain=DOMAIN, capture=local)
+    quota = Quota(capturing, SqlCounters(database), Refusals(), installation.clock)
+
+    decision = await check(quota, replace(RCPT, recipient="Postmaster"), domain=DOMAIN)
+
+    assert action(decision) == ACCEPTED
+
+
+class Directory:
+    """A directory of recipients that fails as it is told; waiting for None is for ever."""
+
+    def __init__(self, failure: Exception | None) -> None:
+        self.failure = failure
+
+    async def resolve(self, _address: str) -> Destination:
+        if self.failure is None:
+            await asyncio.Event().wait()
+        raise self.failure or AssertionError
+
+
+@pytest.mark.parametrize("stage", ["RCPT", "END-OF-MESSAGE"])
+async def test_what_takes_too_long_is_put_off(installation: Installation, stage: str) -> None:
+    quota = Quota(
+        Directory(None),
+        SqlCounters(installation.parts.database),
+        Refusals(),
+        lambda: datetime.now(UTC),
+    )
+    begin = asyncio.get_running_loop().time()
+
+    decision = await check(quota, replace(RCPT, protocol_state=stage), domain=DOMAIN, within=0.05)
+
+    assert action(decision) == CANNOT_TELL
+    assert asyncio.get_running_loop().time() - begin < 1
+
+
+async def test_what_goes_wrong_is_put_off(installation: Installation) -> None:
+    def broken_clock() -> datetime:
+        raise ZeroDivisionError("a secret of ours")
+
+    await installation.an_organisation("acme", "free")
+    parts = installation.parts
+    quota = Quota(parts.recipients, SqlCounters(parts.database), Refusals(), broken_clock)
+    judged = await check(quota, RCPT, domain=DOMAIN)
+
+    assert action(judged) == CANNOT_TELL
