@@ -92,7 +92,8 @@ def receiving(*, policy: str, lmtp: str) -> Iterator[Postfix]:
 
     Its folder is not pytest's, which only its owner may enter: Postfix has a user of its own.
     """
-    with tempfile.TemporaryDirectory(prefix="mailtape-postfix-") as folder:
+    prefix = "mailtape-postfix-"
+    with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as folder:
         Path(folder).chmod(0o711)
         postfix = Postfix(Path(folder), policy=policy, lmtp=lmtp)
         try:
