@@ -35,6 +35,8 @@ _WAL_OCTETS = 16 * 2**20
 """Moved into the file when the log has grown to this: rarely enough to move a page once that was
 written often, and little enough to be moved within a few hundredths of a second."""
 BLOB_PAGE_OCTETS = 16 * 1024
+_INCREMENTAL = 2
+"""The value of `PRAGMA auto_vacuum` with which free pages go back to the disk when asked for."""
 
 
 class Database:
@@ -123,9 +125,12 @@ def prepare(connection: sqlite3.Connection, page_octets: int = 4096) -> None:
     write and to free a mail of 34 kB.
     """
     connection.isolation_level = None  # transactions begin where we say BEGIN, nowhere else
+    if connection.execute("PRAGMA auto_vacuum").fetchone() != (_INCREMENTAL,):
+        # These have a say until the first table exists. Afterwards this one would still write to
+        # the file, and a reader must be able to come while another process writes.
+        connection.execute(f"PRAGMA page_size={page_octets}")
+        connection.execute(f"PRAGMA auto_vacuum={_INCREMENTAL}")
     for pragma in (
-        f"page_size={page_octets}",  # this and the next have a say until the first table exists
-        "auto_vacuum=INCREMENTAL",
         "journal_mode=WAL",
         "synchronous=FULL",
         "foreign_keys=ON",

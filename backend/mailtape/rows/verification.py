@@ -1,9 +1,10 @@
 """Counting again: whether rows, events, usage and search say the same. Reads, changes nothing.
 
-Every question is asked for one organisation or one page, so that an installation of any size is
-checked in bounded memory; each answer names what is wrong by ids.
+Every question is asked for one organisation or one page, so that no answer grows with the number
+of messages; each names what is wrong by ids.
 """
 
+import sqlite3
 from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
@@ -241,12 +242,23 @@ def without_message(session: Session, numbers: Sequence[int]) -> list[int]:
 
 
 def search_is_sound(session: Session) -> bool:
-    """Tell whether the words of the search index are those of its entries."""
+    """Tell whether the words of the search index are those of its entries.
+
+    Needs a transaction that may write: the question is spelt as an insertion.
+    """
     try:
         session.execute(_CHECK_SEARCH)
-    except DatabaseError:
-        return False
+    except DatabaseError as error:
+        if _is_corruption(error.orig):
+            return False
+        raise
     return True
+
+
+def _is_corruption(error: BaseException | None) -> bool:
+    """Whether SQLite found damage, not a lock or a full disk; its low byte is the primary code."""
+    code = getattr(error, "sqlite_errorcode", 0)
+    return code & 0xFF == sqlite3.SQLITE_CORRUPT
 
 
 def _messages() -> Select[int, bytes, bytes, bytes, int, int, int]:

@@ -58,3 +58,11 @@ def test_the_copy_before_a_migration_is_whole_and_replaces_an_unfinished_one(row
     assert copy == unfinished
     assert do(copy, "SELECT name FROM tiers") == [("mine",)]
     assert schema.state(copy) is SchemaState.CURRENT
+
+
+def test_a_state_can_be_told_while_another_process_writes(rows: Path) -> None:
+    schema.migrate(rows)
+    with closing(sqlite3.connect(rows)) as writing:
+        writing.execute("BEGIN IMMEDIATE")
+
+        assert schema.state(rows) is SchemaState.CURRENT
