@@ -103,18 +103,27 @@ def driver_errors() -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        if isinstance(error.orig, sqlite3.OperationalError):
-            raise from_sqlite(error.orig) from error
-        raise
-    except sqlite3.OperationalError as error:
-        raise from_sqlite(error) from error
+        known = from_sqlite(error.orig)
+        if known is None:
+            raise
+        raise known from error
+    except sqlite3.DatabaseError as error:
+        known = from_sqlite(error)
+        if known is None:
+            raise
+        raise known from error
 
 
-def from_sqlite(error: sqlite3.OperationalError) -> Unavailable:
-    """Name an operational error of SQLite."""
-    if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+def from_sqlite(error: BaseException | None) -> Unavailable | None:
+    """Name what keeps SQLite from working; None for what is a fault of ours."""
+    code = getattr(error, "sqlite_errorcode", None)  # the Python module's own errors have none
+    if code == sqlite3.SQLITE_FULL:
         return StoreFull("There is no room to keep this.")
-    return Unavailable("The database cannot be used at the moment.")
+    if code in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}:
+        return Unavailable("A database file is damaged.", code="file_damaged")
+    if isinstance(error, sqlite3.OperationalError):
+        return Unavailable("The database cannot be used at the moment.")
+    return None
 
 
 def prepare(connection: sqlite3.Connection, page_octets: int = 4096) -> None:

@@ -34,7 +34,12 @@ from mailtape.rows.usage import Usage
 
 K = TypeVar("K", bound=tuple[IngestId, OrganisationId])
 
-_SEARCH = table("message_search", column("rowid", Integer), column("organisation", String))
+_SEARCH = table(
+    "message_search",
+    column("rowid", Integer),
+    column("organisation", String),
+    column("words", String),
+)
 _CHECK_SEARCH = text("INSERT INTO message_search (message_search) VALUES ('integrity-check')")
 
 
@@ -215,15 +220,20 @@ def without_event(session: Session, after: int, until: int) -> list[MessageFacts
 
 
 def without_search(session: Session, after: int, until: int) -> list[MessageFacts]:
-    """List messages, by number, that cannot be found: no entry, or another organisation's."""
+    """List messages, by number, that cannot be found: no entry, or another message's."""
     hexadecimal = func.lower(func.hex(Message.organisation_id))
+    first_words = Message.recipient + " " + Message.mail_from + " " + Message.subject
     lacking = (
         _messages()
         .outerjoin(_SEARCH, _SEARCH.c.rowid == Message.number)
         .where(
             Message.number > after,
             Message.number <= until,
-            or_(_SEARCH.c.rowid.is_(None), _SEARCH.c.organisation != hexadecimal),
+            or_(
+                _SEARCH.c.rowid.is_(None),
+                _SEARCH.c.organisation != hexadecimal,
+                func.instr(_SEARCH.c.words, first_words) != 1,
+            ),
         )
     )
     return [_facts(row) for row in session.execute(lacking)]
