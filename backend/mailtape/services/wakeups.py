@@ -13,9 +13,6 @@ from contextlib import asynccontextmanager
 from mailtape.domain.errors import TooMany
 from mailtape.domain.ids import OrganisationId
 
-MOST_WATCHES = 500
-"""Of one organisation at a time: each is an open connection, and all are woken together."""
-
 
 class Watch:
     """One watcher's bell."""
@@ -39,9 +36,14 @@ class Watch:
 
 
 class Wakeups:
-    """Who watches which organisation."""
+    """Who watches which organisation.
 
-    def __init__(self) -> None:
+    `most` bounds the watches of one organisation at a time: each is an open connection, and all are
+    woken together.
+    """
+
+    def __init__(self, most: int = 500) -> None:
+        self.most = most
         self._watches: defaultdict[OrganisationId, set[Watch]] = defaultdict(set)
         self._closed = False
 
@@ -71,9 +73,9 @@ class Wakeups:
         """Watch an organisation for as long as the context lasts.
 
         Raises:
-            TooMany: it is watched by `MOST_WATCHES` already.
+            TooMany: it is watched by as many as may.
         """
-        if self.watching(organisation_id) >= MOST_WATCHES:
+        if self.watching(organisation_id) >= self.most:
             raise TooMany("Too many requests are waiting already.", retry_after=5)
         watch = Watch()
         self._watches[organisation_id].add(watch)

@@ -8,7 +8,6 @@ import pytest
 from installation import Installation
 from live import follow, serving
 from mailtape.api.routes.events import CHECK_SECONDS
-from mailtape.services.wakeups import MOST_WATCHES
 from postroom import deliver
 
 
@@ -168,7 +167,7 @@ async def test_an_organisation_has_a_bounded_number_of_watchers(
     token = await installation.a_token(acme)
     async with serving(installation.app) as client:
         async with AsyncExitStack() as stack:
-            for _ in range(MOST_WATCHES):
+            for _ in range(installation.parts.wakeups.most):
                 await stack.enter_async_context(installation.parts.wakeups.watch(acme))
 
             refused = await client.get("/events", headers=installation.as_bearer(token))
