@@ -2,8 +2,7 @@
 
 Every question has its answer in a service; what is written here is only what the wire alone knows:
 sizes, and that one mail has one reply. A "no" is an error of `domain.errors`, and `replies` turns
-it into a reply. Nothing in here ends the wait of a client: deadlines on the way to the disk belong
-to the queue.
+it into a reply. Nothing in here ends the wait for the disk: what is written is answered as it was.
 """
 
 import time
@@ -89,7 +88,7 @@ class MailHandler:
 
         Raises:
             Invalid: `message_too_large`.
-            Unavailable: the queue is full, down or too slow.
+            Unavailable: the queue is full, or the mail could not be made certain.
         """
         if any(_exceeds(len(mail.raw), destination) for destination in mail.destinations):
             raise Invalid("Too large for a recipient.", code="message_too_large")

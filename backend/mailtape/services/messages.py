@@ -1,4 +1,4 @@
-"""Step 7 of a message's way: ask for it; and change or delete what is there.
+"""Step 6 of a message's way: ask for it; and change or delete what is there.
 
 Everything is asked for by an organisation. What another organisation owns is answered exactly as
 what does not exist: `NotFound`.
