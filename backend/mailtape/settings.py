@@ -192,7 +192,10 @@ class Mail(_Section):
 
     domain: Annotated[
         str,
-        Field(max_length=190, pattern=r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9-]{1,63}$"),
+        Field(
+            max_length=190,
+            pattern=r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$",
+        ),
         Form("a domain name in lower case"),
     ] = Field(
         default="mail.example.com",
@@ -545,7 +548,10 @@ def read_settings(env_file: Path = Path(".env"), **flags: Any) -> Settings:
     Raises:
         WrongSettings: with everything that is wrong at once.
     """
-    dotenv = DotEnvSettingsSource(Settings, env_file=env_file, case_sensitive=True).env_vars
+    try:
+        dotenv = DotEnvSettingsSource(Settings, env_file=env_file, case_sensitive=True).env_vars
+    except UnicodeDecodeError:
+        raise WrongSettings((f"{env_file} is not text in UTF-8.",)) from None
     given = {name for name, value in {**dotenv, **os.environ}.items() if value}
     faults = name_faults(given, known={name.upper() for name in Settings.model_fields})
     try:
@@ -604,6 +610,8 @@ def _combination_faults(settings: Settings) -> list[str]:
             " SMTP_ALLOW_ANONYMOUS to true to take mail from anybody, to false to ask for AUTH, or"
             " turn capture off with an empty CAPTURE_ORGANIZATION."
         )
+    if settings.smtp_listen == settings.http_listen and listen.port != 0:
+        faults.append(f"SMTP_LISTEN and HTTP_LISTEN are both {listen}; they must differ.")
     if (settings.smtp_tls_cert is None) != (settings.smtp_tls_key is None):
         faults.append("SMTP_TLS_CERT and SMTP_TLS_KEY must be set together.")
     faults += [
