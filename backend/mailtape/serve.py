@@ -163,14 +163,15 @@ async def _consumer(
 
 
 def _parsing(settings: Settings) -> Limits:
+    # Plain integers: the limits go to another process, which has never heard of sizes.
     return Limits(
-        header_bytes=settings.mime_max_header_bytes,
+        header_bytes=int(settings.mime_max_header_bytes),
         header_count=settings.mime_max_header_fields,
-        document_bytes=settings.mime_max_document_bytes,
+        document_bytes=int(settings.mime_max_document_bytes),
         depth=settings.mime_max_depth,
         parts=settings.mime_max_parts,
         attachments=settings.mime_max_attachments,
-        decoded_bytes=settings.mime_max_decoded_bytes,
+        decoded_bytes=int(settings.mime_max_decoded_bytes),
         text_chars=settings.mime_max_text_chars,
         html_chars=settings.mime_max_html_chars,
         html_depth=settings.mime_max_html_depth,
