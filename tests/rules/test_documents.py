@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[2]
 NAME = re.compile(r"`(mailtape\w*(?:\.\w+)*)(?::(\w+(?:\.\w+)*))?`")
 ARCHITECTURE = (ROOT / "docs/ARCHITECTURE.md").read_text("utf-8")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
+CODE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 OUR_FILE = re.compile(r"`((?:backend|docs|smtp_ingest|tests|workers)/[\w./*-]+)`")
 PAGES = [p.relative_to(ROOT) for p in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"))]
 STEPS = re.findall(r"^\| (\d+) \|(.*)", ARCHITECTURE, re.MULTILINE)
@@ -37,9 +38,7 @@ def test_every_step_of_the_flow_index_names_its_function() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
 def test_every_relative_link_of_a_page_leads_somewhere(page: Path) -> None:
-    text = re.sub(
-        r"^```.*?^```", "", (ROOT / page).read_text("utf-8"), flags=re.MULTILINE | re.DOTALL
-    )
+    text = CODE.sub("", (ROOT / page).read_text("utf-8"))
     targets = [t for t in LINK.findall(text) if not re.match(r"[a-z]+:|#", t)]
 
     lost = [t for t in targets if not (ROOT / page).parent.joinpath(t.partition("#")[0]).exists()]

@@ -3,7 +3,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from installation import Installation
+from installation import Installation, Installed
 from mailtape.domain import errors, ids
 from mailtape.domain.errors import MailtapeError
 from mailtape.domain.ids import OrganisationId
@@ -227,3 +227,15 @@ async def test_a_mail_beyond_the_limit_is_refused_while_it_arrives(
     assert response.status_code == 413
     assert sent <= limit + 2 * 2**20
     assert (await installation.parts.queue.depth()).waiting == 0
+
+
+async def test_the_operator_says_how_many_recipients_a_mail_may_have(installed: Installed) -> None:
+    async with installed(most_recipients=2) as installation:
+        acme = await installation.an_organisation("acme")
+        bearer = installation.as_bearer(await installation.a_token(acme))
+        query = "recipient=a@acme.mail.example.com&recipient=b@acme.mail.example.com"
+
+        enough = await hand_over(installation, bearer, query, b"x")
+        more = await hand_over(installation, bearer, f"{query}&recipient=c", b"x")
+
+    assert (enough.status_code, more.status_code) == (202, 422)

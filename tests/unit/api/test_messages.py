@@ -8,10 +8,11 @@ import httpx
 import pytest
 
 from fakes import an_ingest_id
-from installation import Installation
+from installation import Installation, Installed
 from live import serving
 from mailtape.domain import ids
 from mailtape.domain.ids import OrganisationId
+from mailtape.domain.query import WordLimits
 from postroom import QA, a_mail, deliver, deposit_many
 
 EVIL_HTML = (
@@ -250,6 +251,23 @@ async def test_bounds_take_a_sequence_or_a_time(
 
         assert [item["sequence"] for item in page["items"]] == sequences, query
         assert count == {"count": len(sequences)}, query
+
+
+async def test_the_operator_says_how_long_a_search_and_a_wait_may_be(installed: Installed) -> None:
+    narrow = {"words": WordLimits(characters=9, terms=2), "wait_limit": timedelta(seconds=40)}
+    async with installed(**narrow) as installation:
+        token = await installation.a_token(await installation.an_organisation())
+        bearer = installation.as_bearer(token)
+        for query, status in (
+            ("count?q=one+two", 200),
+            ("count?q=one+twooo", 200),
+            ("count?q=one+twoooo", 422),
+            ("count?q=a+b+c", 422),
+            ("wait?timeout=41", 422),
+        ):
+            response = await installation.client.get(f"/messages/{query}", headers=bearer)
+
+            assert response.status_code == status, query
 
 
 @pytest.mark.parametrize(
