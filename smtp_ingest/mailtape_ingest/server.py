@@ -370,6 +370,7 @@ class Connection(asyncio.Protocol):
         self._alarm = self._loop.call_at(when, self._on_alarm)
 
     def _on_alarm(self) -> None:
+        self._alarm_at = math.inf  # none is set now: the next deadline must set one
         now = self._loop.time()
         if self._busy:  # the client waits for us, not we for it
             self._set_alarm(now + self._server.deadlines.command)

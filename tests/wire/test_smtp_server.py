@@ -268,6 +268,26 @@ async def test_cuts_off_a_client_that_does_not_leave(open_house: OpenHouse) -> N
     await until_alone(house)
 
 
+async def test_cuts_off_a_client_that_stays_after_its_command_timed_out(
+    open_house: OpenHouse,
+) -> None:
+    house = await open_house(deadlines=Deadlines(command=0.1, farewell=0.1))
+    client = await house.client()
+    assert await client.reply() == TIMED_OUT
+    await until_alone(house)
+
+
+async def test_cuts_off_a_client_that_stays_after_its_message_timed_out(
+    open_house: OpenHouse,
+) -> None:
+    house = await open_house(deadlines=Deadlines(message=0.1, farewell=0.1))
+    client = await house.client()
+    await client.starts_data()
+    await client.send(b"Subject: half")
+    assert await client.reply() == TIMED_OUT
+    await until_alone(house)
+
+
 async def test_cuts_off_a_handshake_that_never_comes(open_house: OpenHouse) -> None:
     house = await open_house(deadlines=Deadlines(handshake=0.1, farewell=0.1))
     client = await house.client()
