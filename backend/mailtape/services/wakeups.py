@@ -1,13 +1,14 @@
-"""Waking those who wait for an organisation's next message.
+"""Waking those who wait for an organisation's next message, or may wait no longer.
 
-The store announces after its commit; a watcher is woken and looks for itself. An announcement
-carries nothing but "look again", so a lost or doubled one can never show a wrong message. A watch
-that is opened before the first look misses nothing that is committed after it.
+Whoever has stored messages, or ended a session or a token, announces it after the commit; a watcher
+is woken and looks for itself, at the messages and at its own leave. An announcement carries nothing
+but "look again", so a lost or doubled one can never show a wrong message. A watch that is opened
+before the first look misses nothing that is committed after it.
 """
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
 from mailtape.domain.errors import TooMany
@@ -60,6 +61,11 @@ class Wakeups:
         """Wake everybody who watches this organisation; call it after the commit."""
         for watch in self._watches.get(organisation_id, ()):
             watch.ring()
+
+    def announce_all(self, organisation_ids: Iterable[OrganisationId]) -> None:
+        """Announce to each of these."""
+        for organisation_id in organisation_ids:
+            self.announce(organisation_id)
 
     def close(self) -> None:
         """Wake everybody for the last time."""

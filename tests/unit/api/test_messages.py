@@ -13,6 +13,7 @@ from live import serving
 from mailtape.domain import ids
 from mailtape.domain.ids import OrganisationId
 from mailtape.domain.query import WordLimits
+from people import WAYS_OUT, register
 from postroom import QA, a_mail, deliver, deposit_many
 
 EVIL_HTML = (
@@ -498,3 +499,39 @@ async def test_an_id_of_nothing_is_not_found(
     )
 
     assert (response.status_code, response.json()["code"]) == (404, "not_found")
+
+
+async def test_a_wait_shows_nothing_once_its_token_is_revoked(
+    installation: Installation, acme: OrganisationId, bearer: dict[str, str]
+) -> None:
+    client, watches = installation.client, installation.parts.wakeups
+    (listed,) = (await client.get("/tokens", headers=bearer)).json()["items"]
+    waiting = asyncio.create_task(client.get("/messages/wait?timeout=20", headers=bearer))
+    async with asyncio.timeout(5):
+        while not watches.watching(acme):
+            await asyncio.sleep(0)
+
+    await client.delete(f"/tokens/{listed['uuid']}", headers=bearer)
+    await deliver(installation, acme)
+
+    async with asyncio.timeout(5):
+        response = await waiting
+    assert response.status_code == 401
+
+
+@pytest.mark.parametrize("way", [*WAYS_OUT])
+async def test_a_wait_ends_with_its_session(installation: Installation, way: str) -> None:
+    client = installation.client
+    grant = (await register(client)).json()
+    bearer = installation.as_bearer(grant["access_token"])
+    acme = ids.from_text(grant["organization"]["uuid"])
+    waiting = asyncio.create_task(client.get("/messages/wait?timeout=20", headers=bearer))
+    async with asyncio.timeout(5):
+        while not installation.parts.wakeups.watching(OrganisationId(acme)):
+            await asyncio.sleep(0)
+
+    await WAYS_OUT[way](client, grant)
+
+    async with asyncio.timeout(5):
+        response = await waiting
+    assert response.status_code == 401
