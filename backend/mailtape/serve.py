@@ -27,7 +27,9 @@ from mailtape.data_folder import DataFolder
 from mailtape.domain.account import LOCAL_SLUG, Scope
 from mailtape.domain.errors import Unauthenticated
 from mailtape.domain.ids import OrganisationId
+from mailtape.domain.query import WordLimits
 from mailtape.domain.session import FailureRules, SessionRules
+from mailtape.mime.limits import Limits
 from mailtape.rows import organisations
 from mailtape.rows.database import Session
 from mailtape.services import retention, tokens
@@ -101,7 +103,7 @@ async def _serve(settings: Settings, folder: DataFolder, keys: Keys) -> None:
             domain=settings.domain,
             capture=local if settings.capture else None,
         )
-        wakeups = Wakeups()
+        wakeups = Wakeups(settings.watches_per_organization)
         await stack.enter_async_context(_consumer(settings, stores, wakeups))
         parts = _parts(settings, keys, http, stores, recipients, wakeups)
         await stack.enter_async_context(_passwords(parts))
@@ -148,7 +150,11 @@ async def _consumer(
         wakeups,
         ConsumerSettings(
             workers=settings.worker_processes,
-            parser=ParserSettings(deadline_seconds=settings.worker_deadline_seconds),
+            tries=settings.worker_tries,
+            retry_seconds=settings.worker_retry_seconds,
+            parser=ParserSettings(
+                deadline_seconds=settings.worker_deadline_seconds, limits=_parsing(settings)
+            ),
         ),
         _now,
     )
@@ -157,6 +163,23 @@ async def _consumer(
         yield consumer
     finally:
         await consumer.stop()
+
+
+def _parsing(settings: Settings) -> Limits:
+    # Plain integers: the limits go to another process, which has never heard of sizes.
+    return Limits(
+        header_bytes=int(settings.mime_max_header_bytes),
+        header_count=settings.mime_max_header_fields,
+        document_bytes=int(settings.mime_max_document_bytes),
+        depth=settings.mime_max_depth,
+        parts=settings.mime_max_parts,
+        attachments=settings.mime_max_attachments,
+        decoded_bytes=int(settings.mime_max_decoded_bytes),
+        text_chars=settings.mime_max_text_chars,
+        html_chars=settings.mime_max_html_chars,
+        html_depth=settings.mime_max_html_depth,
+        search_chars=settings.mime_max_search_chars,
+    )
 
 
 @asynccontextmanager
@@ -218,6 +241,10 @@ def _parts(
                 window=timedelta(minutes=settings.auth_failure_window_minutes),
             ),
             message_max_bytes=settings.smtp_max_message_bytes,
+            max_json_bytes=settings.http_max_json_bytes,
+            wait_limit=timedelta(seconds=settings.wait_max_seconds),
+            words=WordLimits(settings.search_max_chars, settings.search_max_terms),
+            most_recipients=settings.smtp_max_recipients,
         ),
         database=stores.database,
         bodies=stores.bodies,

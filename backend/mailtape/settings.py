@@ -128,6 +128,7 @@ Networks = Annotated[
 Seconds = Annotated[int, Unit("seconds")]
 Minutes = Annotated[int, Unit("minutes")]
 Days = Annotated[int, Unit("days")]
+Characters = Annotated[int, Unit("characters")]
 Url = Annotated[
     str, Field(pattern=r"^https?://[^\s/]+(/[^\s]*)?$"), Form("an http:// or https:// address")
 ]
@@ -191,7 +192,10 @@ class Mail(_Section):
 
     domain: Annotated[
         str,
-        Field(max_length=190, pattern=r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9-]{1,63}$"),
+        Field(
+            max_length=190,
+            pattern=r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$",
+        ),
         Form("a domain name in lower case"),
     ] = Field(
         default="mail.example.com",
@@ -207,7 +211,10 @@ class Mail(_Section):
         default=1000,
         ge=100,  # RFC 5321, section 4.5.3.1.8
         le=10_000,
-        description="Recipients of one transaction; the next ones get 452. As in Postfix.",
+        description=(
+            "Recipients of one transaction; the next ones get 452, and `POST /ingest` answers 422."
+            " As in Postfix."
+        ),
     )
     smtp_max_connections: Annotated[int, Unit("connections")] = Field(
         default=2000,
@@ -339,6 +346,34 @@ class Sessions(_Section):
 class Limits(_Section):
     """How much one client may ask for."""
 
+    http_max_json_bytes: ByteSize = Field(
+        default=ByteSize(256 * KIB),
+        ge=16 * KIB,
+        le=16 * MIB,
+        description="Largest body of a request that hands over no mail; larger ones get 413.",
+    )
+    wait_max_seconds: Seconds = Field(
+        default=60,
+        ge=30,  # what a request without `timeout` waits
+        le=3600,
+        description="Longest `timeout` of a waiting request; proxies often cut after 60.",
+    )
+    watches_per_organization: Annotated[int, Unit("connections")] = Field(
+        default=500,
+        ge=1,
+        le=100_000,
+        description="Event streams and waiting requests of one organisation; further ones get 429.",
+    )
+    search_max_chars: Characters = Field(
+        default=400, ge=1, le=4000, description="Characters of `q`; longer ones get 422."
+    )
+    search_max_terms: Annotated[int, Unit("terms")] = Field(
+        default=32,
+        ge=1,
+        le=256,
+        description="Words and phrases of `q`, each a walk through the index; more get 422.",
+    )
+
     auth_failures_per_account: Annotated[int, Unit("failures")] = Field(
         default=5, ge=1, le=1000, description="Failed sign-ins of one account within the window."
     )
@@ -350,6 +385,62 @@ class Limits(_Section):
     )
     auth_failure_window_minutes: Minutes = Field(
         default=15, ge=1, le=1440, description="How long a failed sign-in counts."
+    )
+
+
+class Parsing(_Section):
+    """How much of one mail is understood; what lies beyond stays in raw and leaves a defect."""
+
+    mime_max_header_bytes: ByteSize = Field(
+        default=ByteSize(512 * KIB),
+        ge=64 * KIB,
+        le=16 * MIB,
+        description="Header block of a mail; real ones stay below 64KiB.",
+    )
+    mime_max_header_fields: Annotated[int, Unit("fields")] = Field(
+        default=1000, ge=100, le=10_000, description="Fields of a header; real ones have some 200."
+    )
+    mime_max_document_bytes: ByteSize = Field(
+        default=ByteSize(64 * MIB),
+        ge=MIB,
+        le=128 * MIB,
+        description="Bytes of a mail that a parser is given; keep it over SMTP_MAX_MESSAGE_BYTES.",
+    )
+    mime_max_depth: Annotated[int, Unit("levels")] = Field(
+        default=50, ge=5, le=100, description="Levels of multipart. Postfix and Dovecot: 100."
+    )
+    mime_max_parts: Annotated[int, Unit("parts")] = Field(
+        default=1000, ge=10, le=10_000, description="Parts that are read. Dovecot: 10000."
+    )
+    mime_max_attachments: Annotated[int, Unit("attachments")] = Field(
+        default=500, ge=1, le=10_000, description="Parts that are kept as attachments."
+    )
+    mime_max_decoded_bytes: ByteSize = Field(
+        default=ByteSize(64 * MIB),
+        ge=MIB,
+        le=128 * MIB,
+        description="Bytes of all decoded parts together.",
+    )
+    mime_max_text_chars: Characters = Field(
+        default=2 * MIB,
+        ge=KIB,
+        le=8 * MIB,
+        description="Text that is kept. Gmail shows 102 kB of a mail.",
+    )
+    mime_max_html_chars: Characters = Field(
+        default=2 * MIB,
+        ge=KIB,
+        le=8 * MIB,
+        description="HTML that is sanitised: a fifth of a second for 2 million at worst.",
+    )
+    mime_max_html_depth: Annotated[int, Unit("elements")] = Field(
+        default=512, ge=32, le=512, description="Open elements of HTML; browsers stop at 512."
+    )
+    mime_max_search_chars: Characters = Field(
+        default=64 * KIB,
+        ge=KIB,
+        le=MIB,
+        description="Subject, people and text that can be searched for.",
     )
 
 
@@ -366,7 +457,22 @@ class Workers(_Section):
         default=30,
         ge=1,
         le=600,
-        description="A worker that takes longer over one mail is ended; the mail is kept unparsed.",
+        description=(
+            "A worker that takes longer over a batch is ended, and the batch done again mail by"
+            " mail; a mail that alone takes longer in each of its tries is kept unparsed."
+        ),
+    )
+    worker_tries: Annotated[int, Unit("tries")] = Field(
+        default=3,
+        ge=1,
+        le=100,
+        description="Tries of a mail that fails alone; then it is kept unparsed, or parked.",
+    )
+    worker_retry_seconds: Seconds = Field(
+        default=2,
+        ge=1,
+        le=3600,
+        description="Time between two tries, and before a store that failed is asked again.",
     )
 
 
@@ -388,12 +494,13 @@ SECTIONS: tuple[type[_Section], ...] = (
     Capture,
     Sessions,
     Limits,
+    Parsing,
     Workers,
     Logging,
 )
 
 
-class Settings(Logging, Workers, Limits, Sessions, Capture, Mail, Listeners, Storage):
+class Settings(Logging, Workers, Parsing, Limits, Sessions, Capture, Mail, Listeners, Storage):
     """All of them. Make one with `read_settings`, which explains what is wrong."""
 
     @model_validator(mode="before")
@@ -441,7 +548,10 @@ def read_settings(env_file: Path = Path(".env"), **flags: Any) -> Settings:
     Raises:
         WrongSettings: with everything that is wrong at once.
     """
-    dotenv = DotEnvSettingsSource(Settings, env_file=env_file, case_sensitive=True).env_vars
+    try:
+        dotenv = DotEnvSettingsSource(Settings, env_file=env_file, case_sensitive=True).env_vars
+    except UnicodeDecodeError:
+        raise WrongSettings((f"{env_file} is not text in UTF-8.",)) from None
     given = {name for name, value in {**dotenv, **os.environ}.items() if value}
     faults = name_faults(given, known={name.upper() for name in Settings.model_fields})
     try:
@@ -500,6 +610,8 @@ def _combination_faults(settings: Settings) -> list[str]:
             " SMTP_ALLOW_ANONYMOUS to true to take mail from anybody, to false to ask for AUTH, or"
             " turn capture off with an empty CAPTURE_ORGANIZATION."
         )
+    if settings.smtp_listen == settings.http_listen and listen.port != 0:
+        faults.append(f"SMTP_LISTEN and HTTP_LISTEN are both {listen}; they must differ.")
     if (settings.smtp_tls_cert is None) != (settings.smtp_tls_key is None):
         faults.append("SMTP_TLS_CERT and SMTP_TLS_KEY must be set together.")
     faults += [

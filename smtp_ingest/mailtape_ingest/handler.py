@@ -2,7 +2,7 @@
 
 Every question has its answer in a service; what is written here is only what the wire alone knows:
 whether a mail has one reply or one for each recipient, and when its sender still holds it. Nothing
-in here ends the wait of a client: deadlines on the way to the disk belong to the queue.
+in here ends the wait for the disk: what is written is answered as it was.
 """
 
 import time
@@ -105,7 +105,7 @@ class MailHandler:
         alternative is a 250 of which one recipient's part is a lie.
 
         Raises:
-            Unavailable: the queue is full, down or too slow.
+            Unavailable: the queue is full, or the mail could not be made certain.
         """
         decisions = await self._quota.received(mail.transaction, mail.destinations, len(mail.raw))
         outcomes = [replies.for_decision(each) or replies.MESSAGE_KEPT for each in decisions]

@@ -37,6 +37,8 @@ from mailtape_ingest.smtp import SmtpSession
 _READ_AHEAD = 64 * 1024
 """Bytes a client may send while we are busy with what it sent before."""
 _BACKLOG = 1024
+_LAST_MOMENT = 0.5
+"""Seconds to read a 421, when the time to drain is over."""
 
 _Event: TypeAlias = Event[Judged]
 
@@ -99,22 +101,32 @@ class Server:
     async def drain(self, seconds: float) -> None:
         """Stop listening, let running messages finish, tell the idle 421.
 
-        After `seconds` the connections that are left are cut; mail that has come whole by then is
-        still handed over before this returns.
+        After `seconds` whoever is still sending a message is told 421 as well, and a moment later
+        the connections that are left are cut; mail that has come whole by then is still handed over
+        before this returns.
         """
         self.draining = True
         if self._listener is not None:
             self._listener.close()
         for connection in list(self._open):
             connection.drain()
+        if not await self._emptied(seconds):
+            for connection in list(self._open):
+                connection.dismiss()
+            if not await self._emptied(_LAST_MOMENT):
+                for connection in list(self._open):
+                    connection.abort()
+        while self._conversations:
+            await asyncio.wait(self._conversations)
+
+    async def _emptied(self, seconds: float) -> bool:
+        """Wait for the last client to go; tell whether it has."""
         try:
             async with asyncio.timeout(seconds):
                 await self._idle.wait()
         except TimeoutError:
-            for connection in list(self._open):
-                connection.abort()
-        while self._conversations:
-            await asyncio.wait(self._conversations)
+            return False
+        return True
 
     @property
     def connections(self) -> int:
@@ -221,6 +233,12 @@ class Connection(asyncio.Protocol):
         """Hang up now, or as soon as the message that is on its way is answered."""
         if not self._busy and not self._hung_up:
             self._advance()
+
+    def dismiss(self) -> None:
+        """Hang up in the middle of a message; one that is being handed over is answered first."""
+        if not self._busy and not self._hung_up:
+            self._session.hang_up(replies.SHUTTING_DOWN)
+            self._hang_up()
 
     def abort(self) -> None:
         """Cut the connection."""
@@ -396,6 +414,7 @@ class Connection(asyncio.Protocol):
         self._alarm = self._loop.call_at(when, self._on_alarm)
 
     def _on_alarm(self) -> None:
+        self._alarm_at = math.inf  # none is set now: the next deadline must set one
         now = self._loop.time()
         if self._busy:  # the client waits for us, not we for it
             self._set_alarm(now + self._server.deadlines.command)

@@ -14,8 +14,8 @@ _LARGEST = 4 * 1024 * 1024
 def samples() -> Iterator[tuple[str, bytes]]:
     """Find mails in the standard library's and other packages' tests, as `(name, bytes)`.
 
-    Both as they lie there and with the CRLF that a mail has on the wire. May find none: a slim
-    Python comes without its tests.
+    Both as they lie there and with the CRLF that a mail has on the wire. A Python that comes
+    without its tests has few or none: who needs them must look how many there are.
     """
     for path in _paths():
         data = path.read_bytes()

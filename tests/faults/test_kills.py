@@ -5,12 +5,12 @@ import random
 import signal
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from inbox import Inbox, assert_sound, reading
+from processes import is_running
 from senders import Senders, compare, numbered
 from served import Served, serving
 
@@ -18,6 +18,8 @@ pytestmark = pytest.mark.e2e
 
 SEEN_WITHIN = 60.0
 """Seconds after the last restart; what is not visible by then is lost."""
+WORKER_BACK_WITHIN = 30.0
+"""Seconds: a worker that was killed is started again with the next batch."""
 CHECKED_RAW = 50
 
 
@@ -78,9 +80,23 @@ def test_a_start_that_is_killed_at_any_moment_can_be_made_again(
 
 
 def _kill_a_worker(served: Served, chance: random.Random) -> None:
-    if children := served.children:
-        with suppress(ProcessLookupError):
-            os.kill(chance.choice(children), signal.SIGKILL)
+    """Kill a worker that is there; one that is between death and restart is waited for."""
+    deadline = time.monotonic() + WORKER_BACK_WITHIN
+    while not _killed_one_of(served.children, chance):
+        assert time.monotonic() < deadline, "there was no worker to kill"
+        time.sleep(0.01)
+
+
+def _killed_one_of(children: list[int], chance: random.Random) -> bool:
+    """Tell whether one was running and got the signal."""
+    running = [child for child in children if is_running(child)]
+    if not running:
+        return False
+    try:
+        os.kill(chance.choice(running), signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _assert_raw_is_what_was_sent(inbox: Inbox, mails: int, chance: random.Random) -> None:

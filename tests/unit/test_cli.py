@@ -1,5 +1,7 @@
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 from served import environment, run
@@ -81,6 +83,18 @@ def test_config_check_ends_with_78_when_something_is_wrong(tmp_path: Path) -> No
     assert wrong.returncode == 78
     assert wrong.stderr.startswith("WORKERS is 'many'; it must be ")
     assert run("config", "check", cwd=tmp_path).returncode == 0
+
+
+def test_a_folder_that_is_being_written_for_long_ends_a_check_with_69(tmp_path: Path) -> None:
+    run("migrate", cwd=tmp_path)
+    with closing(sqlite3.connect(tmp_path / "var/mailtape.sqlite3")) as writing:
+        writing.execute("BEGIN IMMEDIATE")
+
+        answer = run("verifydata", cwd=tmp_path)
+
+    assert answer.returncode == 69
+    assert answer.stderr == "The database cannot be used at the moment.\n"
+    assert "search_damaged" not in answer.stdout, "what cannot be looked at is not damaged"
 
 
 def test_an_address_that_cannot_be_bound_ends_with_74(tmp_path: Path) -> None:

@@ -269,6 +269,26 @@ async def test_cuts_off_a_client_that_does_not_leave(open_house: OpenHouse) -> N
     await until_alone(house)
 
 
+async def test_cuts_off_a_client_that_stays_after_its_command_timed_out(
+    open_house: OpenHouse,
+) -> None:
+    house = await open_house(deadlines=Deadlines(command=0.1, farewell=0.1))
+    client = await house.client()
+    assert await client.reply() == TIMED_OUT
+    await until_alone(house)
+
+
+async def test_cuts_off_a_client_that_stays_after_its_message_timed_out(
+    open_house: OpenHouse,
+) -> None:
+    house = await open_house(deadlines=Deadlines(message=0.1, farewell=0.1))
+    client = await house.client()
+    await client.starts_data()
+    await client.send(b"Subject: half")
+    assert await client.reply() == TIMED_OUT
+    await until_alone(house)
+
+
 async def test_cuts_off_a_handshake_that_never_comes(open_house: OpenHouse) -> None:
     house = await open_house(deadlines=Deadlines(handshake=0.1, farewell=0.1))
     client = await house.client()
@@ -409,13 +429,16 @@ async def test_on_the_way_out_what_came_whole_is_handed_over_past_the_deadline(
     assert len(await house.kept()) == 1
 
 
-async def test_on_the_way_out_a_message_that_never_ends_is_cut(open_house: OpenHouse) -> None:
+async def test_on_the_way_out_a_message_that_never_ends_is_told_and_cut(
+    open_house: OpenHouse,
+) -> None:
     house = await open_house()
     client = await house.client()
     await client.starts_data()
     await client.send(b"x\r\n")
     async with asyncio.timeout(2):
         await house.server.drain(0.05)
+    assert await client.reply() == SHUTTING_DOWN
     assert await client.is_hung_up_on()
     assert await house.kept() == []
 

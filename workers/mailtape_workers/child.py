@@ -33,17 +33,14 @@ def main(arguments: list[str]) -> None:
     connection = Connection(int(descriptor))
     decode = msgspec.msgpack.Decoder(list[bytes]).decode
     encode = msgspec.msgpack.Encoder().encode
-    connection.send_bytes(b"ready")
+    answer = b"ready"
     while True:
         try:
+            connection.send_bytes(answer)
             mails = decode(connection.recv_bytes())
-        except (EOFError, ConnectionError):
+        except (EOFError, ConnectionError):  # the parent has gone; whoever starts next asks again
             return
-        understood = encode([pack(raw, _read(raw, limits)) for raw in mails])
-        try:
-            connection.send_bytes(understood)
-        except ConnectionError:  # the parent was killed; whoever starts next asks again
-            return
+        answer = encode([pack(raw, _read(raw, limits)) for raw in mails])
 
 
 def _read(raw: bytes, limits: Limits) -> Understood:

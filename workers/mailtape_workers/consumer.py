@@ -1,4 +1,4 @@
-"""Steps 5 and 6 as a loop: lease, understand, store, acknowledge.
+"""Steps 4 and 5 of a message's way as a loop: lease, understand, store, acknowledge.
 
 There is one lane more than there are parsing processes, so that one batch is stored while the
 next is understood. A batch leaves when it is full or when nothing more waits, never on a timer.

@@ -2,6 +2,7 @@
 
 Nothing is remembered between requests: what a token stands for is asked of the rows each time, so
 a revoked session or token, a disabled user or a lowered role counts from the next request on.
+Streams and waiting requests ask again with `check_still_allowed` before they show anything.
 
 A route names its scope by one of the aliases at the end; the handler receives the `Principal`.
 """
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import Depends
+from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from mailtape.api.deps import GivenParts, Now, Parts
@@ -61,12 +62,26 @@ async def principal_of(
     return principal
 
 
+async def check_still_allowed(request: Request, parts: Parts, principal: Principal) -> None:
+    """Ask again what the token of this long request is worth.
+
+    Raises:
+        Unauthenticated: nothing any more.
+        Forbidden: it no longer reads this organisation's messages.
+        Unavailable: cannot tell at the moment.
+    """
+    token = request.headers["authorization"].partition(" ")[2].strip()
+    now = await authenticate(parts, token, parts.clock())
+    if now.organisation_id != principal.organisation_id or Scope.MESSAGES_READ not in now.scopes:
+        raise _scope_missing(Scope.MESSAGES_READ)
+
+
 def require(scope: Scope) -> Callable[[Principal], Awaitable[Principal]]:
     """Make a dependency that gives the caller when they have this scope."""
 
     async def having(principal: Annotated[Principal, Depends(principal_of)]) -> Principal:
         if scope not in principal.scopes:
-            raise Forbidden(f"This needs the scope {scope}.", code="scope_missing")
+            raise _scope_missing(scope)
         return principal
 
     return having
@@ -77,6 +92,10 @@ async def signed_in(principal: Annotated[Principal, Depends(principal_of)]) -> P
     if principal.user_id is None or principal.session_id is None:
         raise Forbidden("This is for people who have signed in.", code="session_required")
     return Person(principal, principal.user_id, principal.session_id)
+
+
+def _scope_missing(scope: Scope) -> Forbidden:
+    return Forbidden(f"This needs the scope {scope}.", code="scope_missing")
 
 
 SignedIn = Annotated[Person, Depends(signed_in)]

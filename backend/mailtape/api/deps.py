@@ -13,6 +13,7 @@ from fastapi import Depends, Request
 
 from mailtape.domain import ids
 from mailtape.domain.errors import NotFound
+from mailtape.domain.query import WordLimits
 from mailtape.domain.session import USER_AGENT_CHARACTERS, Client, FailureRules, SessionRules
 from mailtape.ports.bodies import Bodies
 from mailtape.ports.limits import FailureLimits
@@ -52,6 +53,10 @@ class ApiSettings:
     """The largest request body elsewhere."""
     wait_limit: timedelta = timedelta(seconds=60)
     """The longest `timeout` of a waiting request."""
+    words: WordLimits = field(default_factory=WordLimits)
+    """How much a search may ask for."""
+    most_recipients: int = 1000
+    """Of one mail that `POST /ingest` takes."""
 
     @property
     def issuer(self) -> Issuer:

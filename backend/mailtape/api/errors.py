@@ -13,6 +13,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 
 from mailtape.domain.errors import (
     Conflict,
@@ -118,11 +119,14 @@ def install(app: FastAPI) -> None:
         return of_error(error)
 
     @app.exception_handler(HTTPException)
-    async def _framework(_request: Request, error: HTTPException) -> ProblemResponse:
+    async def _framework(request: Request, error: HTTPException) -> ProblemResponse:
+        headers = dict(error.headers or {})
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            headers["Allow"] = ", ".join(_methods_at(request)) or headers.get("Allow", "")
         code, detail = _CODES_OF_THE_FRAMEWORK.get(
             error.status_code, ("http_error", HTTPStatus(error.status_code).phrase)
         )
-        return problem(error.status_code, code, detail, headers=error.headers)
+        return problem(error.status_code, code, detail, headers=headers)
 
     @app.exception_handler(RequestValidationError)
     async def _validation(_request: Request, error: RequestValidationError) -> ProblemResponse:
@@ -135,6 +139,18 @@ def install(app: FastAPI) -> None:
             "The request breaks the rules listed in `errors`.",
             errors=[_fault(fault) for fault in faults[:_MOST_ERRORS]],
         )
+
+
+def _methods_at(request: Request) -> list[str]:
+    """Name every method that a path knows (RFC 9110, section 15.5.6).
+
+    The framework names those of the first route that matches the path, and there is one route for
+    each method; the OpenAPI document knows them all.
+    """
+    paths = request.app.openapi()["paths"]
+    here = [calls for path, calls in paths.items() if compile_path(path)[0].match(request.url.path)]
+    methods = {method.upper() for calls in here for method in calls}
+    return sorted(methods | ({"HEAD"} if "GET" in methods else set()))
 
 
 def responses(*classes: type[MailtapeError]) -> dict[int | str, dict[str, Any]]:

@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from mailtape.api import docs_page, documentation, errors
 from mailtape.api.counting import CountRequests
 from mailtape.api.deps import Parts
-from mailtape.api.middleware import BodyLimit, CatchBugs, SafeHeaders
+from mailtape.api.middleware import BodyLimit, CatchBugs, HeadAsGet, SafeHeaders
 from mailtape.api.routes import (
     accounts,
     addresses,
@@ -75,6 +75,7 @@ def create_app(parts: Parts) -> FastAPI:
     app.add_middleware(
         BodyLimit, limit=settings.max_json_bytes, larger={"/ingest": settings.message_max_bytes}
     )
+    app.add_middleware(HeadAsGet)
     app.add_middleware(SafeHeaders)
     app.add_middleware(CatchBugs)
     app.add_middleware(CountRequests)

@@ -6,8 +6,9 @@ from typing import Annotated
 
 from fastapi import Depends, Query
 
+from mailtape.api.deps import GivenParts
 from mailtape.domain.errors import Invalid
-from mailtape.domain.query import LONGEST_WORDS, MessageQuery
+from mailtape.domain.query import MessageQuery, check_words
 
 _SEQUENCE = re.compile(r"[0-9]{1,18}")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -16,6 +17,7 @@ _LAST_US = 253_402_300_799_000_000
 
 
 async def message_query(
+    parts: GivenParts,
     address: Annotated[
         str | None,
         Query(
@@ -27,7 +29,6 @@ async def message_query(
     q: Annotated[
         str | None,
         Query(
-            max_length=LONGEST_WORDS,
             description="All of these words, in any case; phrases in double quotes.",
             examples=['order "thank you"'],
         ),
@@ -45,8 +46,10 @@ async def message_query(
     """Read the filters; an empty one is none.
 
     Raises:
-        Invalid: a bound is neither a sequence nor a time.
+        Invalid: `q` asks for too much, or a bound is neither a sequence nor a time.
     """
+    if q:
+        check_words(q, parts.settings.words)
     since_sequence, since_us = _bound("since", since)
     before_sequence, before_us = _bound("before", before)
     return MessageQuery(

@@ -53,6 +53,43 @@ class CatchBugs:
             await response(scope, receive, send)
 
 
+class HeadAsGet:
+    """Answers HEAD as GET would be answered, without the body (RFC 9110, section 9.3.2)."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run what is inside."""
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+        done = asyncio.Event()
+
+        async def without_body(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                await send(message)
+                await send({"type": "http.response.body"})
+                done.set()
+
+        async def until_done() -> Message:
+            # Who streams waits here for its reader to go, and there is nothing left to read.
+            asked = asyncio.ensure_future(receive())
+            answered = asyncio.ensure_future(done.wait())
+            await asyncio.wait({asked, answered}, return_when=asyncio.FIRST_COMPLETED)
+            answered.cancel()
+            if asked.done():
+                return asked.result()
+            asked.cancel()
+            return {"type": "http.disconnect"}
+
+        as_get = {**scope, "method": "GET"}  # the server's own scope goes on saying HEAD
+        try:
+            await self._app(as_get, until_done, without_body)
+        finally:
+            scope.update(as_get, method="HEAD")  # which route it was, for whoever counts
+
+
 class SafeHeaders:
     """Sets headers that hold for every answer unless a route has said otherwise."""
 

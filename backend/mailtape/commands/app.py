@@ -59,7 +59,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except FolderInUse as error:
         return _failed(str(error), os.EX_TEMPFAIL)
     except Unavailable as error:
-        return _failed(error.message, os.EX_UNAVAILABLE)
+        damaged = error.code == "file_damaged"
+        return _failed(error.message, os.EX_IOERR if damaged else os.EX_UNAVAILABLE)
     except MailtapeError as error:
         return _failed(error.message, 1)
     except OSError as error:

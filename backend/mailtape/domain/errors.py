@@ -91,7 +91,7 @@ class TooMany(Refused):
 
 
 class Unavailable(MailtapeError):
-    """A store is down, full or too slow; nothing was kept, the sender keeps the mail."""
+    """A store is down or full, or cannot be sure; the sender keeps the mail and tries again."""
 
     temporary = True
     code = "unavailable"

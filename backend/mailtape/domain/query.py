@@ -6,12 +6,17 @@ from dataclasses import dataclass
 
 from mailtape.domain.errors import Invalid
 
-LONGEST_WORDS = 400
-"""Characters of `q`. Mailpit and Gmail's API take a URL's length; nobody types that much."""
-MOST_TERMS = 32
-"""Words and phrases of `q`: each costs one walk through the index."""
-
 _TERM = re.compile(r'"([^"]*)"?|([^\s"]+)')
+
+
+@dataclass(frozen=True, slots=True)
+class WordLimits:
+    """How much `q` may ask for."""
+
+    characters: int = 400
+    """Mailpit and Gmail's API take a URL's length; nobody types that much."""
+    terms: int = 32
+    """Words and phrases: each costs one walk through the index."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +26,8 @@ class MessageQuery:
     address: str | None = None
     """Envelope recipient in any case; without a plus-tag it stands for every tag."""
     words: str | None = None
-    """`q`: all of these words, in any case; a phrase stands in double quotes."""
+    """`q`: all of these words, in any case; a phrase stands in double quotes. Whoever takes it from
+    a stranger has it checked by `check_words`."""
     since_sequence: int | None = None
     before_sequence: int | None = None
     since_us: int | None = None
@@ -44,26 +50,30 @@ class MessageQuery:
         return (self.words, self.since_sequence, self.before_sequence) != (None, None, None)
 
 
+def check_words(words: str, limits: WordLimits) -> None:
+    """Refuse a `q` that asks for more than it may.
+
+    Raises:
+        Invalid: too long, or too many terms.
+    """
+    if len(words) > limits.characters:
+        raise Invalid(f"q may have at most {limits.characters} characters.", field="q")
+    if len(terms(words)) > limits.terms:
+        raise Invalid(f"q may have at most {limits.terms} words and phrases.", field="q")
+
+
 def terms(words: str) -> tuple[str, ...]:
     """Take `q` apart into words and phrases, each once, in order.
 
     Nothing in it is an operator but the double quote; one that is never closed reaches to the
     end. What has neither letter nor digit cannot be searched for and is left out, so that
     `invoice - paid` finds what `invoice paid` finds; when nothing is left, nothing is found.
-
-    Raises:
-        Invalid: too long, or too many terms.
     """
-    if len(words) > LONGEST_WORDS:
-        raise Invalid(f"q may have at most {LONGEST_WORDS} characters.", field="q")
     found = (
         " ".join((phrase or word).replace("\0", " ").split())
         for phrase, word in _TERM.findall(words)
     )
-    distinct = tuple(dict.fromkeys(term for term in found if _has_letter_or_digit(term)))
-    if len(distinct) > MOST_TERMS:
-        raise Invalid(f"q may have at most {MOST_TERMS} words.", field="q")
-    return distinct
+    return tuple(dict.fromkeys(term for term in found if _has_letter_or_digit(term)))
 
 
 def _has_letter_or_digit(term: str) -> bool:

@@ -83,4 +83,4 @@ class Limits:
 
 
 DEFAULT = Limits()
-"""What the platform runs with."""
+"""What the platform runs with where an operator has set nothing else."""

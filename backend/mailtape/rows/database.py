@@ -35,6 +35,8 @@ _WAL_OCTETS = 16 * 2**20
 """Moved into the file when the log has grown to this: rarely enough to move a page once that was
 written often, and little enough to be moved within a few hundredths of a second."""
 BLOB_PAGE_OCTETS = 16 * 1024
+_INCREMENTAL = 2
+"""The value of `PRAGMA auto_vacuum` with which free pages go back to the disk when asked for."""
 
 
 class Database:
@@ -101,18 +103,27 @@ def driver_errors() -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        if isinstance(error.orig, sqlite3.OperationalError):
-            raise from_sqlite(error.orig) from error
-        raise
-    except sqlite3.OperationalError as error:
-        raise from_sqlite(error) from error
+        known = from_sqlite(error.orig)
+        if known is None:
+            raise
+        raise known from error
+    except sqlite3.DatabaseError as error:
+        known = from_sqlite(error)
+        if known is None:
+            raise
+        raise known from error
 
 
-def from_sqlite(error: sqlite3.OperationalError) -> Unavailable:
-    """Name an operational error of SQLite."""
-    if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+def from_sqlite(error: BaseException | None) -> Unavailable | None:
+    """Name what keeps SQLite from working; None for what is a fault of ours."""
+    code = getattr(error, "sqlite_errorcode", None)  # the Python module's own errors have none
+    if code == sqlite3.SQLITE_FULL:
         return StoreFull("There is no room to keep this.")
-    return Unavailable("The database cannot be used at the moment.")
+    if code in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}:
+        return Unavailable("A database file is damaged.", code="file_damaged")
+    if isinstance(error, sqlite3.OperationalError):
+        return Unavailable("The database cannot be used at the moment.")
+    return None
 
 
 def prepare(connection: sqlite3.Connection, page_octets: int = 4096) -> None:
@@ -123,9 +134,12 @@ def prepare(connection: sqlite3.Connection, page_octets: int = 4096) -> None:
     write and to free a mail of 34 kB.
     """
     connection.isolation_level = None  # transactions begin where we say BEGIN, nowhere else
+    if connection.execute("PRAGMA auto_vacuum").fetchone() != (_INCREMENTAL,):
+        # These have a say until the first table exists. Afterwards this one would still write to
+        # the file, and a reader must be able to come while another process writes.
+        connection.execute(f"PRAGMA page_size={page_octets}")
+        connection.execute(f"PRAGMA auto_vacuum={_INCREMENTAL}")
     for pragma in (
-        f"page_size={page_octets}",  # this and the next have a say until the first table exists
-        "auto_vacuum=INCREMENTAL",
         "journal_mode=WAL",
         "synchronous=FULL",
         "foreign_keys=ON",

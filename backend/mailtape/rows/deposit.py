@@ -45,19 +45,18 @@ class Deposit:
     unparsed: bool
 
 
-def deposit(
-    session: Session, deposits: Sequence[Deposit], now: datetime
-) -> dict[OrganisationId, int]:
-    """Store what is not stored yet; tell how many messages each organisation got.
+def deposit(session: Session, deposits: Sequence[Deposit], now: datetime) -> list[Deposit]:
+    """Store what is not stored yet, and give it back.
 
     A mail that was deposited before, or deleted by its owner meanwhile, is passed over: what comes
     after acceptance may happen twice.
     """
     by_organisation = sorted(deposits, key=_organisation)
-    return {
-        organisation_id: _deposit_for(session, organisation_id, list(group), now)
+    return [
+        stored
         for organisation_id, group in groupby(by_organisation, key=_organisation)
-    }
+        for stored in _deposit_for(session, organisation_id, list(group), now)
+    ]
 
 
 def _organisation(item: Deposit) -> OrganisationId:
@@ -66,7 +65,7 @@ def _organisation(item: Deposit) -> OrganisationId:
 
 def _deposit_for(
     session: Session, organisation_id: OrganisationId, deposits: list[Deposit], now: datetime
-) -> int:
+) -> list[Deposit]:
     """Store one organisation's part of the batch.
 
     Nearly every batch is new, and asking for each key costs as much as inserting it: so it is
@@ -111,9 +110,9 @@ def _new(
 
 def _insert(
     session: Session, organisation_id: OrganisationId, new: list[Deposit], now: datetime
-) -> int:
+) -> list[Deposit]:
     if not new:
-        return 0
+        return []
     first = organisations.take_sequences(
         session, organisation_id, len(new), sum(item.envelope.size for item in new)
     )
@@ -121,10 +120,10 @@ def _insert(
     connection = session.connection()
     connection.execute(_INSERT_MESSAGE, [_message(number, item) for number, item in numbered])
     connection.execute(_INSERT_EVENT, [_event(number, item, now) for number, item in numbered])
-    search.add(session, organisation_id, ((i.id, i.summary.search_text) for i in new))
+    search.add(session, organisation_id, ((item.id, _words(item)) for item in new))
     for period, emails in Counter(_period(item) for item in new).items():
         usage.add(session, organisation_id, period, emails=emails)
-    return len(new)
+    return new
 
 
 def _message(sequence: int, item: Deposit) -> dict[str, Any]:
@@ -154,6 +153,11 @@ def _message(sequence: int, item: Deposit) -> dict[str, Any]:
         "is_read": False,
         "tags": [],
     }
+
+
+def _words(item: Deposit) -> str:
+    """Say what a message is found by: the envelope too, which knows what the header does not."""
+    return f"{item.delivery.recipient} {item.envelope.mail_from} {item.summary.search_text}"
 
 
 def _event(sequence: int, item: Deposit, now: datetime) -> dict[str, Any]:

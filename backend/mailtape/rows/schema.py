@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Engine, NullPool, create_engine, event
 
 from mailtape.rows import migrations
-from mailtape.rows.database import prepare
+from mailtape.rows.database import driver_errors, prepare
 
 
 class SchemaState(Enum):
@@ -44,12 +44,17 @@ class Migration:
 
 
 def state(path: Path) -> SchemaState:
-    """Compare a file with this release; a missing file is an empty one and stays missing."""
+    """Compare a file with this release; a missing file is an empty one and stays missing.
+
+    Raises:
+        Unavailable: the file cannot be read.
+    """
     if not path.exists():
         return SchemaState.EMPTY
-    engine = _engine(path)
+    engine = _engine(path, begin="BEGIN")
     try:
-        revision = migrations.current(engine)
+        with driver_errors():
+            revision = migrations.current(engine)
     finally:
         engine.dispose()
     if revision is None:
@@ -66,6 +71,7 @@ def migrate(path: Path) -> Migration:
 
     Raises:
         SchemaTooNew: it was written by a newer release; nothing was changed.
+        Unavailable: another process is writing it.
     """
     before = state(path)
     if before is SchemaState.CURRENT:
@@ -73,9 +79,10 @@ def migrate(path: Path) -> Migration:
     if before is SchemaState.NEWER:
         raise SchemaTooNew(path)
     copy = _copy(path) if before is SchemaState.OLDER else None
-    engine = _engine(path)
+    engine = _engine(path, begin="BEGIN IMMEDIATE")
     try:
-        migrations.upgrade(engine)
+        with driver_errors():
+            migrations.upgrade(engine)
     finally:
         engine.dispose()
     return Migration(before, copy)
@@ -90,7 +97,7 @@ def _copy(path: Path) -> Path:
     return copy
 
 
-def _engine(path: Path) -> Engine:
+def _engine(path: Path, begin: str) -> Engine:
     engine = create_engine(f"sqlite:///{path}", poolclass=NullPool)
 
     @event.listens_for(engine, "connect")
@@ -99,6 +106,6 @@ def _engine(path: Path) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _on_begin(connection: Any) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        connection.exec_driver_sql(begin)
 
     return engine

@@ -7,9 +7,9 @@ from typing import NamedTuple
 from sqlalchemy import ForeignKey, String, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from mailtape.domain.ids import SessionId, UserId
+from mailtape.domain.ids import OrganisationId, SessionId, UserId
 from mailtape.rows.accounts import Membership, User
-from mailtape.rows.base import Digest, Id, IdKey, NumberKey, Row, changed
+from mailtape.rows.base import Digest, Id, IdKey, NumberKey, Row
 from mailtape.rows.organisations import Organisation
 
 
@@ -130,25 +130,21 @@ def live_of_user(
 
 def revoke(
     session: Session, user_id: UserId, session_id: SessionId, reason: str, now: datetime
-) -> bool:
-    """End one session; False when the user has no live one of this id."""
-    return changed(
-        session,
-        update(SessionRow)
-        .where(
-            SessionRow.id == session_id,
-            SessionRow.user_id == user_id,
-            SessionRow.revoked_at.is_(None),
-        )
-        .values(revoked_at=now, revoked_reason=reason),
-    )
+) -> OrganisationId | None:
+    """End one session; gives its organisation, or None when the user has no live one of this id."""
+    row = session.get(SessionRow, session_id)
+    if row is None or row.user_id != user_id or row.revoked_at is not None:
+        return None
+    row.revoked_at, row.revoked_reason = now, reason
+    session.flush()
+    return OrganisationId(row.organisation_id)
 
 
-def revoke_all(session: Session, user_id: UserId, reason: str, now: datetime) -> bool:
-    """End all sessions of a user; False when there was none."""
-    return changed(
-        session,
-        update(SessionRow)
-        .where(SessionRow.user_id == user_id, SessionRow.revoked_at.is_(None))
-        .values(revoked_at=now, revoked_reason=reason),
-    )
+def revoke_all(
+    session: Session, user_id: UserId, reason: str, now: datetime
+) -> frozenset[OrganisationId]:
+    """End all sessions of a user; gives the organisations that they were in."""
+    live = (SessionRow.user_id == user_id, SessionRow.revoked_at.is_(None))
+    organisation_ids = session.scalars(select(SessionRow.organisation_id).where(*live)).all()
+    session.execute(update(SessionRow).where(*live).values(revoked_at=now, revoked_reason=reason))
+    return frozenset(map(OrganisationId, organisation_ids))

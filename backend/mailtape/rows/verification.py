@@ -1,9 +1,10 @@
 """Counting again: whether rows, events, usage and search say the same. Reads, changes nothing.
 
-Every question is asked for one organisation or one page, so that an installation of any size is
-checked in bounded memory; each answer names what is wrong by ids.
+Every question is asked for one organisation or one page, so that no answer grows with the number
+of messages; each names what is wrong by ids.
 """
 
+import sqlite3
 from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
@@ -33,7 +34,12 @@ from mailtape.rows.usage import Usage
 
 K = TypeVar("K", bound=tuple[IngestId, OrganisationId])
 
-_SEARCH = table("message_search", column("rowid", Integer), column("organisation", String))
+_SEARCH = table(
+    "message_search",
+    column("rowid", Integer),
+    column("organisation", String),
+    column("words", String),
+)
 _CHECK_SEARCH = text("INSERT INTO message_search (message_search) VALUES ('integrity-check')")
 
 
@@ -215,15 +221,20 @@ def without_event(session: Session, after: int, until: int) -> list[MessageFacts
 
 
 def without_search(session: Session, after: int, until: int) -> list[MessageFacts]:
-    """List messages, by number, that cannot be found: no entry, or another organisation's."""
+    """List messages, by number, that cannot be found: no entry, or another message's."""
     hexadecimal = func.lower(func.hex(Message.organisation_id))
+    first_words = Message.recipient + " " + Message.mail_from + " " + Message.subject
     lacking = (
         _messages()
         .outerjoin(_SEARCH, _SEARCH.c.rowid == Message.number)
         .where(
             Message.number > after,
             Message.number <= until,
-            or_(_SEARCH.c.rowid.is_(None), _SEARCH.c.organisation != hexadecimal),
+            or_(
+                _SEARCH.c.rowid.is_(None),
+                _SEARCH.c.organisation != hexadecimal,
+                func.instr(_SEARCH.c.words, first_words) != 1,
+            ),
         )
     )
     return [_facts(row) for row in session.execute(lacking)]
@@ -242,12 +253,23 @@ def without_message(session: Session, numbers: Sequence[int]) -> list[int]:
 
 
 def search_is_sound(session: Session) -> bool:
-    """Tell whether the words of the search index are those of its entries."""
+    """Tell whether the words of the search index are those of its entries.
+
+    Needs a transaction that may write: the question is spelt as an insertion.
+    """
     try:
         session.execute(_CHECK_SEARCH)
-    except DatabaseError:
-        return False
+    except DatabaseError as error:
+        if _is_corruption(error.orig):
+            return False
+        raise
     return True
+
+
+def _is_corruption(error: BaseException | None) -> bool:
+    """Whether SQLite found damage, not a lock or a full disk; its low byte is the primary code."""
+    code = getattr(error, "sqlite_errorcode", 0)
+    return code & 0xFF == sqlite3.SQLITE_CORRUPT
 
 
 def _messages() -> Select[int, bytes, bytes, bytes, int, int, int]:

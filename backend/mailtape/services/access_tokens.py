@@ -4,6 +4,7 @@ HS256 and nothing else (RFC 8725, section 3.1). A token says who signed in; whet
 holds is asked of the session's row at each request, so a revoked session is refused at once.
 """
 
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -52,7 +53,7 @@ def read(token: str, *, secret: str, issuer: str, now: datetime) -> AccessClaims
     Raises:
         Unauthenticated: it is not ours, not for this, or expired.
     """
-    if len(token) > MOST_CHARACTERS:
+    if len(token) > MOST_CHARACTERS or not _is_canonical(token):
         raise _refused()
     try:
         payload = jwt.decode(
@@ -82,6 +83,22 @@ def read(token: str, *, secret: str, issuer: str, now: datetime) -> AccessClaims
     ):
         raise _refused()
     return AccessClaims(UserId(user_id), SessionId(session_id))
+
+
+def _is_canonical(token: str) -> bool:
+    """Tell whether this is the one way to write the token (RFC 7515, section 2: no padding).
+
+    Decoders take padding and stray bits in the last character; what has several spellings cannot be
+    recognised by its text.
+    """
+    segments = token.split(".")
+    try:
+        return len(segments) == 3 and all(
+            urlsafe_b64encode(urlsafe_b64decode(segment + "==")).rstrip(b"=") == segment.encode()
+            for segment in segments
+        )
+    except ValueError:
+        return False
 
 
 def _id(claim: Any) -> bytes | None:

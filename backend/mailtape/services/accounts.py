@@ -92,9 +92,16 @@ def _register(
     session.add(user)
     session.flush()
     membership = add_member(session, user, organisation, Role.OWNER, now)
-    sessions.end_replaced(session, issuer, arrival.refresh_token, now)
+    replaced = sessions.end_replaced(session, issuer, arrival.refresh_token, now)
     return sessions.open_session(
-        session, issuer, user, membership, organisation, client=arrival.client, now=now
+        session,
+        issuer,
+        user,
+        membership,
+        organisation,
+        client=arrival.client,
+        now=now,
+        replaced=replaced,
     )
 
 
@@ -146,8 +153,10 @@ def _log_in(
     home = accounts.home_of(session, user_id)
     if home is None:
         raise Forbidden("Your organisation is suspended.", code="organisation_suspended")
-    sessions.end_replaced(session, issuer, arrival.refresh_token, now)
-    return sessions.open_session(session, issuer, user, *home, client=arrival.client, now=now)
+    replaced = sessions.end_replaced(session, issuer, arrival.refresh_token, now)
+    return sessions.open_session(
+        session, issuer, user, *home, client=arrival.client, now=now, replaced=replaced
+    )
 
 
 def normalise_email(email: str) -> str:

@@ -1,6 +1,6 @@
 """The event stream of an organisation: resume after any number, miss nothing, repeat nothing."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from mailtape.domain.event import StoredEvent
 from mailtape.domain.ids import OrganisationId
@@ -23,6 +23,7 @@ async def follow(
     *,
     after: int,
     quiet_seconds: float,
+    check: Callable[[], Awaitable[None]],
 ) -> AsyncIterator[list[StoredEvent]]:
     """Give the events after a number in pages, as they are stored, until the process ends.
 
@@ -30,13 +31,18 @@ async def follow(
     lie between the look that gave `after` and this one. Later an empty page says that nothing was
     stored for `quiet_seconds`. Each page begins after the last one's end, so there is no repeat.
 
+    `check` raises when the reader's leave has ended. It is asked after each look, so before every
+    page: what was stored after a revocation is not shown any more.
+
     Raises:
         TooMany: the organisation has too many watchers.
+        Refused, Unavailable: `check` said so.
     """
     async with wakeups.watch(organisation_id) as woken:
         yield []
         while not wakeups.closed:
             page = await database.read(events.page, organisation_id, after=after, limit=_PAGE)
+            await check()
             if page:
                 after = page[-1].sequence
                 yield page

@@ -1,6 +1,6 @@
-"""Step 4 of a message's way: keep it. What 250 and 202 stand on.
+"""Step 3 of a message's way: keep it. What 250 and 202 stand on.
 
-Every door (SMTP, LMTP, HTTP) ends here, and nowhere else is mail accepted.
+Every door ends here, and nowhere else is mail accepted.
 """
 
 from collections.abc import Sequence
@@ -28,10 +28,11 @@ async def accept(
     """Make the envelope of a mail and queue both, durably.
 
     When it returns, the sender may be told that the mail is ours. When it raises, the sender keeps
-    the mail and must be told to try again.
+    the mail and must be told to try again; it may still appear, once.
 
     Raises:
-        Unavailable: the queue is full, down or too slow.
+        StoreFull: the queue has reached its bound, or the disk is full.
+        Unavailable: it could not be made certain.
     """
     envelope = Envelope(
         ingest_id=IngestId(new_id(now_us // 1000)),

@@ -1,10 +1,11 @@
-"""Step 7 of a message's way: ask for it; and change or delete what is there.
+"""Step 6 of a message's way: ask for it; and change or delete what is there.
 
 Everything is asked for by an organisation. What another organisation owns is answered exactly as
 what does not exist: `NotFound`.
 """
 
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -80,25 +81,37 @@ async def wait(
     query: MessageQuery,
     *,
     seconds: float,
+    check: Callable[[], Awaitable[None]],
 ) -> Listed | None:
     """Give the oldest match, at once or as soon as one is stored; None when none came in time.
 
     The watch is open before the first look, so that nothing can be stored unseen between a look
     and a sleep. Every later look reads only what was stored since the one before. Ends early,
     with None, when the process ends.
+
+    `check` raises when the reader's leave has ended. Once the wait has begun it is asked after
+    each look: what was stored after a revocation is not shown any more.
+
+    Raises:
+        TooMany: the organisation has too many watchers.
+        Refused, Unavailable: `check` said so.
     """
     deadline = time.monotonic() + seconds
     seen: int | None = None
+    waited = False
     async with wakeups.watch(organisation_id) as woken:
         while True:
             found, seen = await database.read(
                 messages.first_match_after, organisation_id, query, seen
             )
+            if waited:
+                await check()
             left = deadline - time.monotonic()
             if found is not None or left <= 0 or wakeups.closed:
                 return found
             if not await woken.wait(left):
                 return None
+            waited = True
 
 
 async def get(

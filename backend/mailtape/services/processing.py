@@ -1,4 +1,4 @@
-"""Step 6 of a message's way: store what was understood.
+"""Step 5 of a message's way: store what was understood.
 
 Bodies first, then rows, usage, events and search in one transaction, then the queue may forget
 the mail. Killed between any two of these, the mail is understood and stored again, and every part
@@ -15,6 +15,7 @@ from mailtape.domain.envelope import Delivery, Envelope
 from mailtape.domain.ids import OrganisationId, message_id
 from mailtape.mime.pack import Packed, PackedBlob
 from mailtape.ports.bodies import Blob, Bodies, Body, BodyKey
+from mailtape.rows import retention
 from mailtape.rows.database import Database
 from mailtape.rows.deposit import Deposit, deposit
 
@@ -42,13 +43,25 @@ async def store(
         Unavailable: a store is down or full; some may have become visible, the same call may be
             made again.
     """
-    await bodies.keep([body for mail in mails for body in _bodies(mail)])
+    kept = [body for mail in mails for body in _bodies(mail)]
+    await bodies.keep(kept)
     deposits = [item for mail in mails for item in _deposits(mail)]
     stored: Counter[OrganisationId] = Counter()
+    named: set[BodyKey] = set()
     for start in range(0, len(deposits), _DEPOSITED_AT_ONCE):
         chunk = deposits[start : start + _DEPOSITED_AT_ONCE]
-        stored.update(await database.write_bulk(deposit, chunk, now))
+        for item in await database.write_bulk(deposit, chunk, now):
+            organisation_id = item.delivery.organisation_id
+            stored[organisation_id] += 1
+            named.add(BodyKey(item.envelope.ingest_id, organisation_id))
+    await _forget_repeats(database, bodies, [body.key for body in kept if body.key not in named])
     return stored
+
+
+async def _forget_repeats(database: Database, bodies: Bodies, doubtful: Sequence[BodyKey]) -> None:
+    """Delete bodies of mail that turned out to be a second delivery: no message names them."""
+    if doubtful:
+        await bodies.delete(await database.read(retention.without_rows, doubtful))
 
 
 def _bodies(mail: Understood) -> list[Body]:

@@ -40,6 +40,7 @@ class Recipients:
         self._domain = domain.lower()
         self._capture = capture
         self._known: OrderedDict[str, tuple[float, Destination]] = OrderedDict()
+        self._generation = 0
 
     async def resolve(self, address: str) -> Destination:
         """Find whose mail this recipient's is.
@@ -54,7 +55,10 @@ class Recipients:
         now = time.monotonic()
         if remembered is not None and now < remembered[0]:
             return remembered[1]
+        generation = self._generation
         destination = await self._database.read(_look_up, recipient, self._domain, self._capture)
+        if generation != self._generation:
+            return destination  # read, perhaps, before the change that `forget` was called for
         self._known[recipient] = (now + _REMEMBERED_SECONDS, destination)
         self._known.move_to_end(recipient)
         if len(self._known) > _MOST_REMEMBERED:
@@ -62,7 +66,8 @@ class Recipients:
         return destination
 
     def forget(self) -> None:
-        """Look everything up afresh from now on."""
+        """Look everything up afresh from now on; call it after the commit."""
+        self._generation += 1
         self._known.clear()
 
 

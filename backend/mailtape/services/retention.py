@@ -10,11 +10,14 @@ from datetime import datetime, timedelta
 from mailtape.domain.ids import OrganisationId
 from mailtape.ports.bodies import Bodies, BodyKey
 from mailtape.ports.queue import Queue
-from mailtape.rows import messages, retention
+from mailtape.rows import messages, receipts, retention
 from mailtape.rows.database import Database
 
 _CHUNK = 50
 """Messages a transaction: a person's change waits for one of these at the most."""
+
+_REPEATS_COME_WITHIN = timedelta(days=7)
+"""After this nobody sends a mail again; Postfix gives up after five days."""
 
 _ORPHAN_AGE = timedelta(hours=24)
 """Younger bodies may belong to a mail whose rows are being written."""
@@ -67,5 +70,6 @@ async def sweep(database: Database, bodies: Bodies, queue: Queue, *, now: dateti
         await bodies.delete(orphans)
         deleted += len(orphans)
         after = page[-1]
-    await database.write_bulk(retention.forget_keys, now - timedelta(days=7))
+    await database.write_bulk(retention.forget_keys, now - _REPEATS_COME_WITHIN)
+    await database.write_bulk(receipts.forget, now - _REPEATS_COME_WITHIN)
     return deleted

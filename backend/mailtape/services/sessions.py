@@ -36,6 +36,7 @@ from mailtape.rows.organisations import Organisation
 from mailtape.services import access_tokens
 from mailtape.services.access_tokens import AccessClaims
 from mailtape.services.tokens import Keys, check_organisation, hash_token
+from mailtape.services.wakeups import Wakeups
 
 REFRESH_PREFIX = "mr_"
 _CHANCE_OCTETS = 32
@@ -61,6 +62,8 @@ class Grant:
     session_id: SessionId
     refresh_token: str = field(repr=False)
     granted_at: datetime
+    replaced: OrganisationId | None = None
+    """Where a session was that this sign-in has ended; its watchers are to look again."""
 
     def access_token(self, issuer: Issuer) -> str:
         """Sign the access token."""
@@ -82,6 +85,7 @@ def open_session(
     *,
     client: Client,
     now: datetime,
+    replaced: OrganisationId | None = None,
 ) -> Grant:
     """Write a new session with its first refresh token, in the caller's transaction."""
     row = sessions.SessionRow(
@@ -100,7 +104,7 @@ def open_session(
     session.flush()
     session.add(_refresh_row(issuer, row.id, text, now))
     user.last_seen_at = now
-    return Grant(user, Role(membership.role), organisation, SessionId(row.id), text, now)
+    return Grant(user, Role(membership.role), organisation, SessionId(row.id), text, now, replaced)
 
 
 async def authenticate(database: Database, issuer: Issuer, token: str, now: datetime) -> Principal:
@@ -128,6 +132,7 @@ async def authenticate(database: Database, issuer: Issuer, token: str, now: date
 
 async def refresh(
     database: Database,
+    wakeups: Wakeups,
     limits: FailureLimits,
     issuer: Issuer,
     text: str,
@@ -154,11 +159,13 @@ async def refresh(
     try:
         await limits.check(counted, now)
     except TooMany:
-        verdict, _ = await database.write(_rotate, issuer, token_hash, None, client, now)
+        verdict, _, ended = await database.write(_rotate, issuer, token_hash, None, client, now)
+        wakeups.announce_all(ended)
         if verdict is RefreshVerdict.REPLAYED:
             raise _reused() from None
         raise
-    verdict, grant = await database.write(_rotate, issuer, token_hash, text, client, now)
+    verdict, grant, ended = await database.write(_rotate, issuer, token_hash, text, client, now)
+    wakeups.announce_all(ended)
     if grant is None:
         await limits.count(counted, now)
         raise _reused() if verdict is RefreshVerdict.REPLAYED else _invalid()
@@ -187,35 +194,44 @@ async def find(
 
 
 async def end(
-    database: Database, user_id: UserId, session_id: SessionId, reason: str, now: datetime
+    database: Database,
+    wakeups: Wakeups,
+    user_id: UserId,
+    session_id: SessionId,
+    reason: str,
+    now: datetime,
 ) -> None:
     """End one of a person's sessions; its access tokens are refused from this moment on.
 
     Raises:
         NotFound: the person has no live one of this id.
     """
-    if not await database.write(sessions.revoke, user_id, session_id, reason, now):
+    ended = await database.write(sessions.revoke, user_id, session_id, reason, now)
+    if ended is None:
         raise NotFound("There is no such session.")
+    wakeups.announce(ended)
 
 
-async def end_all(database: Database, user_id: UserId, reason: str, now: datetime) -> None:
+async def end_all(
+    database: Database, wakeups: Wakeups, user_id: UserId, reason: str, now: datetime
+) -> None:
     """End all sessions of a person."""
-    await database.write(sessions.revoke_all, user_id, reason, now)
+    wakeups.announce_all(await database.write(sessions.revoke_all, user_id, reason, now))
 
 
 def end_replaced(
     session: Session, issuer: Issuer, refresh_token: str | None, now: datetime
-) -> None:
+) -> OrganisationId | None:
     """End the session of the refresh token that a browser brought along to its sign-in.
 
-    Whoever planted it there, or forgot it there, must not share what comes now.
+    Whoever planted it there, or forgot it there, must not share what comes now. Gives the
+    organisation that the session was in.
     """
     if refresh_token is None:
-        return
+        return None
     token = sessions.find_refresh(session, _hash(issuer, refresh_token))
     found = sessions.find_sign_in(session, SessionId(token.session_id)) if token else None
-    if found is not None:
-        _revoke(session, found, "replaced", now)
+    return _revoke(session, found, "replaced", now) if found else None
 
 
 def facts_of(row: sessions.SessionRow) -> SessionFacts:
@@ -230,12 +246,15 @@ def _rotate(
     text: str | None,
     client: Client,
     now: datetime,
-) -> tuple[RefreshVerdict, Grant | None]:
-    """Judge a refresh token and do what follows; without its text, only end a replayed family."""
+) -> tuple[RefreshVerdict, Grant | None, frozenset[OrganisationId]]:
+    """Judge a refresh token and do what follows; without its text, only end a replayed family.
+
+    Gives besides the organisations in which a session has ended.
+    """
     token = sessions.find_refresh(session, token_hash)
     found = sessions.find_sign_in(session, SessionId(token.session_id)) if token else None
     if token is None or found is None:
-        return RefreshVerdict.OVER, None
+        return RefreshVerdict.OVER, None, frozenset()
     successor = sessions.successor_of(session, token)
     facts = RefreshFacts(
         expires_at=token.expires_at,
@@ -245,10 +264,11 @@ def _rotate(
         same_client=found.session.user_agent == client.user_agent,
     )
     verdict = judge_refresh(facts, facts_of(found.session), issuer.rules, now)
-    if verdict is RefreshVerdict.REPLAYED:
-        _revoke(session, found, "refresh_token_reused", now)
+    ended: set[OrganisationId] = set()
+    if verdict is RefreshVerdict.REPLAYED and _revoke(session, found, "refresh_token_reused", now):
+        ended.add(OrganisationId(found.organisation.id))
     if text is None or verdict not in {RefreshVerdict.ROTATE, RefreshVerdict.REPEAT}:
-        return verdict, None
+        return verdict, None, frozenset(ended)
     role = _standing(found, issuer.rules, now)
     new_text = _successor_of(issuer, text)
     if successor is None:
@@ -261,7 +281,8 @@ def _rotate(
         token.used_at = max(now, token.used_at or now)
     session_id = SessionId(found.session.id)
     granted_at = successor.created_at
-    return verdict, Grant(found.user, role, found.organisation, session_id, new_text, granted_at)
+    grant = Grant(found.user, role, found.organisation, session_id, new_text, granted_at)
+    return verdict, grant, frozenset()
 
 
 def _standing(found: sessions.SignIn, rules: SessionRules, now: datetime) -> Role:
@@ -276,9 +297,11 @@ def _standing(found: sessions.SignIn, rules: SessionRules, now: datetime) -> Rol
     return Role(found.membership.role)
 
 
-def _revoke(session: Session, found: sessions.SignIn, reason: str, now: datetime) -> None:
+def _revoke(
+    session: Session, found: sessions.SignIn, reason: str, now: datetime
+) -> OrganisationId | None:
     user_id, session_id = UserId(found.user.id), SessionId(found.session.id)
-    sessions.revoke(session, user_id, session_id, reason, now)
+    return sessions.revoke(session, user_id, session_id, reason, now)
 
 
 def _refresh_row(

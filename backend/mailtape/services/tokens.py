@@ -18,6 +18,7 @@ from mailtape.domain.errors import Forbidden, Invalid, NotFound, Unauthenticated
 from mailtape.domain.ids import OrganisationId, TokenId
 from mailtape.rows import tokens
 from mailtape.rows.database import Database, Session
+from mailtape.services.wakeups import Wakeups
 
 PREFIX = "mt_"
 _CHANCE_OCTETS = 32
@@ -141,7 +142,7 @@ async def find(
 
 
 async def revoke(
-    database: Database, principal: Principal, token_id: TokenId, now: datetime
+    database: Database, wakeups: Wakeups, principal: Principal, token_id: TokenId, now: datetime
 ) -> None:
     """End a token; it is refused from this moment on.
 
@@ -150,6 +151,7 @@ async def revoke(
     """
     if not await database.write(tokens.revoke, principal.organisation_id, token_id, now):
         raise NotFound("There is no such token.")
+    wakeups.announce(principal.organisation_id)
 
 
 def _unknown() -> Unauthenticated:

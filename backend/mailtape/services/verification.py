@@ -2,7 +2,8 @@
 
 Every body is read and unpacked, its size and sha256 computed again and compared with what the body
 store and the rows say; events, usage, storage and search are counted again. Nothing is changed and
-nothing is repaired. Memory is bounded by a page, whatever the size of the data.
+nothing is repaired. Memory is that of a page and one body, whatever the size of the data, and of
+the ids that are queued, 16 bytes each: the queue has a bound of its own.
 
 Exact on data that nobody writes. While a server writes, a mail that is being stored or deleted can
 show up as a finding that is none; run it again.

@@ -1,20 +1,18 @@
-"""Waking those who wait for an organisation's next message.
+"""Waking those who wait for an organisation's next message, or may wait no longer.
 
-The store announces after its commit; a watcher is woken and looks for itself. An announcement
-carries nothing but "look again", so a lost or doubled one can never show a wrong message. A watch
-that is opened before the first look misses nothing that is committed after it.
+Whoever has stored messages, or ended a session or a token, announces it after the commit; a watcher
+is woken and looks for itself, at the messages and at its own leave. An announcement carries nothing
+but "look again", so a lost or doubled one can never show a wrong message. A watch that is opened
+before the first look misses nothing that is committed after it.
 """
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
 from mailtape.domain.errors import TooMany
 from mailtape.domain.ids import OrganisationId
-
-MOST_WATCHES = 500
-"""Of one organisation at a time: each is an open connection, and all are woken together."""
 
 
 class Watch:
@@ -39,9 +37,14 @@ class Watch:
 
 
 class Wakeups:
-    """Who watches which organisation."""
+    """Who watches which organisation.
 
-    def __init__(self) -> None:
+    `most` bounds the watches of one organisation at a time: each is an open connection, and all are
+    woken together.
+    """
+
+    def __init__(self, most: int = 500) -> None:
+        self.most = most
         self._watches: defaultdict[OrganisationId, set[Watch]] = defaultdict(set)
         self._closed = False
 
@@ -59,6 +62,11 @@ class Wakeups:
         for watch in self._watches.get(organisation_id, ()):
             watch.ring()
 
+    def announce_all(self, organisation_ids: Iterable[OrganisationId]) -> None:
+        """Announce to each of these."""
+        for organisation_id in organisation_ids:
+            self.announce(organisation_id)
+
     def close(self) -> None:
         """Wake everybody for the last time."""
         self._closed = True
@@ -71,9 +79,9 @@ class Wakeups:
         """Watch an organisation for as long as the context lasts.
 
         Raises:
-            TooMany: it is watched by `MOST_WATCHES` already.
+            TooMany: it is watched by as many as may.
         """
-        if self.watching(organisation_id) >= MOST_WATCHES:
+        if self.watching(organisation_id) >= self.most:
             raise TooMany("Too many requests are waiting already.", retry_after=5)
         watch = Watch()
         self._watches[organisation_id].add(watch)

@@ -219,3 +219,15 @@ async def test_a_session_that_is_over_lets_nobody_in_even_with_a_fresh_token(
     installation.clock.advance(timedelta(days=30))
 
     assert not await is_let_in(installation.client, forever)
+
+
+async def test_a_token_has_one_spelling(installation: Installation) -> None:
+    """Padding and the unused bits of the last character change nothing that is signed."""
+    token = (await register(installation.client)).json()["access_token"]
+    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    last = alphabet.index(token[-1])
+    others = [token[:-1] + alphabet[(last & ~0b11) | bits] for bits in range(4)]
+
+    assert await is_let_in(installation.client, token)
+    for other in {*others, f"{token}=", f"{token}==", f"{token}."} - {token}:
+        assert not await is_let_in(installation.client, other), other[-4:]

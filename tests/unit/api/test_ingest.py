@@ -3,11 +3,11 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from installation import Installation
+from installation import Installation, Installed
 from mailtape.domain import errors, ids
 from mailtape.domain.errors import MailtapeError
 from mailtape.domain.ids import OrganisationId
-from mailtape.services.ingest import ingest, reply_to
+from mailtape.services.ingest import Submission, ingest, reply_to
 from mailtape_ingest import replies
 from postroom import a_mail
 
@@ -58,11 +58,52 @@ async def test_what_is_answered_202_is_in_the_queue(
     }
     assert leased.raw == raw
     assert leased.envelope.mail_from == "shop@example.org"
-    assert leased.envelope.idempotency_key == "key-1"
+    assert leased.envelope.idempotency_key.endswith(":key-1")
     assert leased.envelope.client_address == "127.0.0.1"
     (delivery,) = leased.envelope.deliveries
     assert delivery.recipient == "qa+run7@acme.mail.example.com"
     assert delivery.organisation_id == acme
+
+
+async def test_a_request_that_is_sent_again_hears_the_same_and_keeps_nothing_more(
+    installation: Installation, acme: OrganisationId, bearer: dict[str, str]
+) -> None:
+    to = "recipient=qa@acme.mail.example.com&recipient=broken"
+    key = {"Idempotency-Key": "key-1"}
+
+    answers = [await hand_over(installation, bearer, to, b"mail", **key) for _ in range(3)]
+
+    assert [answer.status_code for answer in answers] == [202, 202, 202]
+    assert answers[0].json() == answers[1].json() == answers[2].json()
+    assert (await installation.parts.queue.depth()).waiting == 1
+
+
+async def test_a_key_is_good_for_one_mail(
+    installation: Installation, acme: OrganisationId, bearer: dict[str, str]
+) -> None:
+    to = "recipient=qa@acme.mail.example.com"
+    key = {"Idempotency-Key": "key-1"}
+    await hand_over(installation, bearer, to, b"mail", **key)
+
+    for query, raw in ((to, b"another"), (f"{to}&sender=a@example.org", b"mail")):
+        refused = await hand_over(installation, bearer, query, raw, **key)
+        assert (refused.status_code, refused.json()["code"]) == (409, "idempotency_key_reused")
+
+
+async def test_two_organisations_may_think_of_the_same_key(
+    installation: Installation, acme: OrganisationId, bearer: dict[str, str]
+) -> None:
+    stranger = await installation.an_organisation("stranger")
+    theirs = installation.as_bearer(await installation.a_token(stranger))
+    to = "recipient=qa@acme.mail.example.com"
+
+    answers = [
+        await hand_over(installation, who, to, b"mail", **{"Idempotency-Key": "key-1"})
+        for who in (bearer, theirs)
+    ]
+
+    assert answers[0].json()["id"] != answers[1].json()["id"]
+    assert (await installation.parts.queue.depth()).waiting == 2
 
 
 def replies_text(code: str) -> str:
@@ -108,12 +149,11 @@ async def test_a_mail_larger_than_the_tier_allows_is_refused_as_on_the_wire(
     done = await ingest(
         installation.parts.queue,
         installation.parts.recipients,
-        b"x" * (10 * 2**20 + 1),
-        now_us=1,
-        sender="",
-        addresses=["qa@small.mail.example.com"],
-        client_address="",
+        installation.parts.database,
+        Submission(b"x" * (10 * 2**20 + 1), "", ("qa@small.mail.example.com",), ""),
+        organisation_id=acme,
         idempotency_key="",
+        now=installation.clock(),
     )
 
     assert done.id is None
@@ -187,3 +227,15 @@ async def test_a_mail_beyond_the_limit_is_refused_while_it_arrives(
     assert response.status_code == 413
     assert sent <= limit + 2 * 2**20
     assert (await installation.parts.queue.depth()).waiting == 0
+
+
+async def test_the_operator_says_how_many_recipients_a_mail_may_have(installed: Installed) -> None:
+    async with installed(most_recipients=2) as installation:
+        acme = await installation.an_organisation("acme")
+        bearer = installation.as_bearer(await installation.a_token(acme))
+        query = "recipient=a@acme.mail.example.com&recipient=b@acme.mail.example.com"
+
+        enough = await hand_over(installation, bearer, query, b"x")
+        more = await hand_over(installation, bearer, f"{query}&recipient=c", b"x")
+
+    assert (enough.status_code, more.status_code) == (202, 422)

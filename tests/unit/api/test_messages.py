@@ -8,10 +8,12 @@ import httpx
 import pytest
 
 from fakes import an_ingest_id
-from installation import Installation
+from installation import Installation, Installed
 from live import serving
 from mailtape.domain import ids
 from mailtape.domain.ids import OrganisationId
+from mailtape.domain.query import WordLimits
+from people import WAYS_OUT, register
 from postroom import QA, a_mail, deliver, deposit_many
 
 EVIL_HTML = (
@@ -252,6 +254,23 @@ async def test_bounds_take_a_sequence_or_a_time(
         assert count == {"count": len(sequences)}, query
 
 
+async def test_the_operator_says_how_long_a_search_and_a_wait_may_be(installed: Installed) -> None:
+    narrow = {"words": WordLimits(characters=9, terms=2), "wait_limit": timedelta(seconds=40)}
+    async with installed(**narrow) as installation:
+        token = await installation.a_token(await installation.an_organisation())
+        bearer = installation.as_bearer(token)
+        for query, status in (
+            ("count?q=one+two", 200),
+            ("count?q=one+twooo", 200),
+            ("count?q=one+twoooo", 422),
+            ("count?q=a+b+c", 422),
+            ("wait?timeout=41", 422),
+        ):
+            response = await installation.client.get(f"/messages/{query}", headers=bearer)
+
+            assert response.status_code == status, query
+
+
 @pytest.mark.parametrize(
     "query",
     [
@@ -480,3 +499,39 @@ async def test_an_id_of_nothing_is_not_found(
     )
 
     assert (response.status_code, response.json()["code"]) == (404, "not_found")
+
+
+async def test_a_wait_shows_nothing_once_its_token_is_revoked(
+    installation: Installation, acme: OrganisationId, bearer: dict[str, str]
+) -> None:
+    client, watches = installation.client, installation.parts.wakeups
+    (listed,) = (await client.get("/tokens", headers=bearer)).json()["items"]
+    waiting = asyncio.create_task(client.get("/messages/wait?timeout=20", headers=bearer))
+    async with asyncio.timeout(5):
+        while not watches.watching(acme):
+            await asyncio.sleep(0)
+
+    await client.delete(f"/tokens/{listed['uuid']}", headers=bearer)
+    await deliver(installation, acme)
+
+    async with asyncio.timeout(5):
+        response = await waiting
+    assert response.status_code == 401
+
+
+@pytest.mark.parametrize("way", [*WAYS_OUT])
+async def test_a_wait_ends_with_its_session(installation: Installation, way: str) -> None:
+    client = installation.client
+    grant = (await register(client)).json()
+    bearer = installation.as_bearer(grant["access_token"])
+    acme = ids.from_text(grant["organization"]["uuid"])
+    waiting = asyncio.create_task(client.get("/messages/wait?timeout=20", headers=bearer))
+    async with asyncio.timeout(5):
+        while not installation.parts.wakeups.watching(OrganisationId(acme)):
+            await asyncio.sleep(0)
+
+    await WAYS_OUT[way](client, grant)
+
+    async with asyncio.timeout(5):
+        response = await waiting
+    assert response.status_code == 401

@@ -109,3 +109,29 @@ async def test_a_route_may_say_otherwise(installation: Installation) -> None:
     response = await installation.client.get("/cached")
 
     assert response.headers["cache-control"] == "max-age=60"
+
+
+@pytest.mark.parametrize("path", ["/health", "/docs", "/openapi.json", "/messages", "/nothing"])
+async def test_head_answers_as_get_without_the_body(installation: Installation, path: str) -> None:
+    bearer = installation.as_bearer(
+        await installation.a_token(await installation.an_organisation())
+    )
+
+    got = await installation.client.get(path, headers=bearer)
+    head = await installation.client.head(path, headers=bearer)
+
+    assert head.status_code == got.status_code
+    assert head.headers["content-type"] == got.headers["content-type"]
+    assert head.content == b""
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [("/messages", "DELETE, GET, HEAD"), ("/messages/x", "DELETE, GET, HEAD, PATCH")],
+)
+async def test_a_wrong_method_is_told_every_right_one(
+    client: httpx.AsyncClient, path: str, allowed: str
+) -> None:
+    response = await client.put(path)
+
+    assert (response.status_code, response.headers["allow"]) == (405, allowed)

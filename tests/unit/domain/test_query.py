@@ -1,7 +1,7 @@
 import pytest
 
 from mailtape.domain.errors import Invalid
-from mailtape.domain.query import LONGEST_WORDS, MOST_TERMS, MessageQuery, terms
+from mailtape.domain.query import MessageQuery, WordLimits, check_words, terms
 
 
 @pytest.mark.parametrize(
@@ -26,19 +26,21 @@ def test_takes_words_and_phrases_apart(words: str, expected: tuple[str, ...]) ->
 
 
 def test_refuses_more_words_than_its_limit() -> None:
-    assert len(terms(" ".join(f"w{n}" for n in range(MOST_TERMS)))) == MOST_TERMS
+    limits = WordLimits(terms=3)
+    check_words('one "two three" four - one', limits)
 
     with pytest.raises(Invalid) as refused:
-        terms(" ".join(f"w{n}" for n in range(MOST_TERMS + 1)))
+        check_words("one two three four", limits)
 
     assert refused.value.field == "q"
 
 
 def test_refuses_more_characters_than_its_limit() -> None:
-    assert terms("x" * LONGEST_WORDS)
+    limits = WordLimits(characters=10)
+    check_words("x" * 10, limits)
 
     with pytest.raises(Invalid):
-        terms("x" * (LONGEST_WORDS + 1))
+        check_words("x" * 11, limits)
 
 
 def test_only_a_question_without_any_filter_is_empty() -> None:

@@ -63,3 +63,11 @@ def test_the_first_release_s_rows_are_copied_then_brought_up_to_date(rows: Path)
         assert do(file, "SELECT name FROM tiers") == [("mine",)]
     assert "facts" in [name for _, name, *_ in do(rows, "PRAGMA table_info(events)")]
     assert "facts" not in [name for _, name, *_ in do(unfinished, "PRAGMA table_info(events)")]
+
+
+def test_a_state_can_be_told_while_another_process_writes(rows: Path) -> None:
+    schema.migrate(rows)
+    with closing(sqlite3.connect(rows)) as writing:
+        writing.execute("BEGIN IMMEDIATE")
+
+        assert schema.state(rows) is SchemaState.CURRENT

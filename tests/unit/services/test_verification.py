@@ -190,6 +190,15 @@ async def test_names_the_message_whose_event_is_missing(kept: Kept, sequence: in
     assert any(f"event {sequence}" in finding.what for finding in found)
 
 
+async def test_names_a_message_that_is_entered_with_the_words_of_another(kept: Kept) -> None:
+    kept.plant(kept.folder.rows, "UPDATE message_search SET words = 'foo' WHERE rowid = 2")
+
+    (finding,) = await kept.findings()
+
+    assert finding.kind is Kind.SEARCH_MISSING
+    assert "number 2" in finding.what
+
+
 async def test_names_a_message_without_a_search_entry(kept: Kept) -> None:
     kept.plant(kept.folder.rows, "DELETE FROM message_search WHERE rowid = 2")
 

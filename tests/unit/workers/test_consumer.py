@@ -123,6 +123,7 @@ async def test_recognises_what_postfix_delivers_again_by_its_queue_id(house: Hou
         await _until_empty(house)
 
     assert len(await _list(house)) == 2
+    assert len(await house.stores.bodies.keys(None, 10)) == 2
 
 
 async def test_keeps_identical_mails_of_two_transactions_apart(house: House) -> None:
@@ -243,3 +244,16 @@ async def test_a_mail_to_very_many_is_stored_whole_and_numbered_without_holes(
         lambda session: sorted(session.scalars(select(Message.sequence)))
     )
     assert sequences == list(range(1, 451))
+
+
+async def test_a_mail_is_found_by_its_envelope(house: House) -> None:
+    hidden = a_delivery("hidden.bcc@mail.example.com", house.organisation_id)
+    async with _consuming(house) as (_, wakeups):
+        await _put(house, _mail("x"), deliveries=(hidden,), mail_from="bounces@example.net")
+        await _until_stored(house, wakeups, 1)
+
+    for words in ("hidden.bcc@mail.example.com", "bounces@example.net"):
+        found = await house.stores.database.read(
+            messages.find, house.organisation_id, MessageQuery(words=words), limit=10
+        )
+        assert len(found) == 1

@@ -113,6 +113,7 @@ async def refresh(
         raise Unauthenticated("A refresh token is needed.", code="refresh_token_missing")
     grant = await sessions.refresh(
         parts.database,
+        parts.wakeups,
         parts.limits,
         parts.settings.issuer,
         token,
@@ -127,7 +128,9 @@ async def refresh(
 @router.post("/logout", status_code=204)
 async def log_out(person: SignedIn, response: Response, parts: GivenParts, now: Now) -> None:
     """End this session; its tokens are refused from now on."""
-    await sessions.end(parts.database, person.user_id, person.session_id, "logout", now)
+    await sessions.end(
+        parts.database, parts.wakeups, person.user_id, person.session_id, "logout", now
+    )
     refresh_cookie.clear(response, parts.settings)
 
 
@@ -136,7 +139,7 @@ async def log_out_everywhere(
     person: SignedIn, response: Response, parts: GivenParts, now: Now
 ) -> None:
     """End all sessions of yours; their tokens are refused from now on."""
-    await sessions.end_all(parts.database, person.user_id, "logout_all", now)
+    await sessions.end_all(parts.database, parts.wakeups, person.user_id, "logout_all", now)
     refresh_cookie.clear(response, parts.settings)
 
 
@@ -165,10 +168,12 @@ async def list_sessions(
 async def end_session(uuid: str, person: SignedIn, parts: GivenParts, now: Now) -> None:
     """Sign a device out; its tokens are refused from now on."""
     session_id = SessionId(read_id(uuid))
-    await sessions.end(parts.database, person.user_id, session_id, "revoked", now)
+    await sessions.end(parts.database, parts.wakeups, person.user_id, session_id, "revoked", now)
 
 
 def _show(grant: Grant, parts: Parts, response: Response, *, cookie: bool) -> SignInView:
+    if grant.replaced is not None:
+        parts.wakeups.announce(grant.replaced)
     if cookie:
         refresh_cookie.write(response, parts.settings, grant.refresh_token)
     return SignInView.of(grant, parts.settings.issuer, in_body=not cookie)

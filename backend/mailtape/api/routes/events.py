@@ -4,19 +4,17 @@ https://html.spec.whatwg.org/multipage/server-sent-events.html
 """
 
 import re
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import Annotated
 
 import structlog
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import StreamingResponse
 
-from mailtape.api.auth import MessagesRead, authenticate
-from mailtape.api.deps import GivenParts, Parts
+from mailtape.api.auth import MessagesRead, check_still_allowed
+from mailtape.api.deps import GivenParts
 from mailtape.api.errors import responses
 from mailtape.api.schemas.events import EventData
-from mailtape.domain.account import Principal, Scope
 from mailtape.domain.errors import Invalid, Refused, TooMany, Unavailable
 from mailtape.domain.event import StoredEvent
 from mailtape.metrics import HTTP_STREAMS
@@ -27,8 +25,6 @@ _log = structlog.get_logger(__name__)
 
 QUIET_SECONDS = 15.0
 """Between heartbeats: proxies cut a connection that is silent for 30 to 60 seconds."""
-CHECK_SECONDS = 2.0
-"""A stream goes on for so long, at the most, after its token was revoked and something came."""
 _RECONNECT_MS = 2000
 _NUMBER = re.compile(r"[0-9]{1,18}")
 
@@ -73,11 +69,11 @@ async def follow_events(
         principal.organisation_id,
         after=after,
         quiet_seconds=QUIET_SECONDS,
+        check=lambda: check_still_allowed(request, parts, principal),
     )
     await anext(pages)  # the watch is open, or refused, before the client hears "200"
-    token = request.headers["authorization"].partition(" ")[2].strip()
     return StreamingResponse(
-        _written(pages, lambda: _still_allowed(parts, principal, token)),
+        _written(pages),
         media_type="text/event-stream",
         headers={"X-Accel-Buffering": "no"},  # nginx would keep events back to fill its buffer
     )
@@ -92,33 +88,20 @@ def _resume(place: str | None, last: int) -> int:
     return min(int(place), last)
 
 
-async def _written(
-    pages: AsyncIterator[list[StoredEvent]], still_allowed: Callable[[], Awaitable[bool]]
-) -> AsyncIterator[str]:
+async def _written(pages: AsyncIterator[list[StoredEvent]]) -> AsyncIterator[str]:
     with HTTP_STREAMS.track_inprogress():
         yield f"retry: {_RECONNECT_MS}\n\n"
-        checked = time.monotonic()
-        async for page in pages:
-            if time.monotonic() - checked >= CHECK_SECONDS:
-                if not await still_allowed():
-                    return
-                checked = time.monotonic()
-            yield "".join(map(_as_text, page)) or ": nothing new\n\n"
+        try:
+            async for page in pages:
+                yield "".join(map(_as_text, page)) or ": nothing new\n\n"
+        except Refused:
+            return  # the answer was 200 long ago; whoever reconnects hears why
+        except Unavailable:
+            _log.warning("events_interrupted")
+            return  # the client reconnects and resumes where it was
 
 
 def _as_text(event: StoredEvent) -> str:
     # JSON holds no line end, so the data is one line whatever a subject says.
     data = EventData.of(event).model_dump_json()
     return f"id: {event.sequence}\nevent: {event.kind}\ndata: {data}\n\n"
-
-
-async def _still_allowed(parts: Parts, principal: Principal, token: str) -> bool:
-    """Ask again what the token is worth; a stream outlives many a session."""
-    try:
-        now = await authenticate(parts, token, parts.clock())
-    except Refused:
-        return False
-    except Unavailable:
-        _log.warning("events_check_failed")
-        return True  # the stream reads from the same rows: it has nothing to show now
-    return now.organisation_id == principal.organisation_id and Scope.MESSAGES_READ in now.scopes

@@ -7,20 +7,17 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from mailtape.api import auth, errors
 from mailtape.api.deps import GivenClient, GivenParts, Now
 from mailtape.api.schemas.ingest import IngestReceipt
-from mailtape.domain.errors import Invalid, Unavailable
+from mailtape.domain.errors import Conflict, Invalid, Unavailable
 from mailtape.services import ingest
 
 router = APIRouter(tags=["Ingest"])
-
-MOST_RECIPIENTS = 1000
-"""As SMTP takes at least 100 (RFC 5321, section 4.5.3.1.8) and Postfix 1000."""
 
 
 @router.post(
     "/ingest",
     status_code=202,
     response_model=IngestReceipt,
-    responses=errors.responses(Invalid, Unavailable),
+    responses=errors.responses(Conflict, Invalid, Unavailable),
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -31,12 +28,12 @@ MOST_RECIPIENTS = 1000
 async def ingest_mail(
     request: Request,
     parts: GivenParts,
-    _principal: auth.Ingest,
+    principal: auth.Ingest,
     client: GivenClient,
     now: Now,
     recipient: Annotated[
         list[Annotated[str, Query(max_length=320)]],
-        Query(min_length=1, max_length=MOST_RECIPIENTS, description="Give it once for each."),
+        Query(min_length=1, description="Give it once for each."),
     ],
     sender: Annotated[
         str, Query(max_length=320, description="The reverse path; empty for a bounce.")
@@ -58,18 +55,20 @@ async def ingest_mail(
         "message/rfc822"
     ):
         return errors.problem(415, "unsupported_media_type", "The body must be message/rfc822.")
+    most = parts.settings.most_recipients
+    if len(recipient) > most:
+        raise Invalid(f"A mail has at most {most} recipients.", field="recipient")
     raw = await request.body()  # bounded on the way by `api.middleware.BodyLimit`
     if not raw:
         raise Invalid("The body is empty.", code="empty_body")
     done = await ingest.ingest(
         parts.queue,
         parts.recipients,
-        raw,
-        now_us=int(now.timestamp() * 1_000_000),
-        sender=sender,
-        addresses=recipient,
-        client_address=client.address,
+        parts.database,
+        ingest.Submission(raw, sender, tuple(recipient), client.address),
+        organisation_id=principal.organisation_id,
         idempotency_key=idempotency_key,
+        now=now,
     )
     if done.id is None:
         faults = [

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from mailtape.api import untrusted
-from mailtape.api.auth import MessagesRead, MessagesWrite
+from mailtape.api.auth import MessagesRead, MessagesWrite, check_still_allowed
 from mailtape.api.connection import while_connected
 from mailtape.api.deps import GivenParts, Now, Parts, read_id
 from mailtape.api.errors import responses
@@ -84,7 +84,12 @@ async def wait_for_message(
     if timeout > limit:
         raise Invalid(f"timeout is at most {limit:g} seconds.", field="timeout")
     waiting = messages.wait(
-        parts.database, parts.wakeups, principal.organisation_id, query, seconds=timeout
+        parts.database,
+        parts.wakeups,
+        principal.organisation_id,
+        query,
+        seconds=timeout,
+        check=lambda: check_still_allowed(request, parts, principal),
     )
     with HTTP_STREAMS.track_inprogress():
         found = await while_connected(request, waiting)

@@ -47,4 +47,4 @@ async def create_token(
 @router.delete("/{uuid}", status_code=204, responses=responses(NotFound))
 async def revoke_token(uuid: str, principal: TokensWrite, parts: GivenParts, now: Now) -> None:
     """Revoke a token; it is refused from now on."""
-    await tokens.revoke(parts.database, principal, TokenId(read_id(uuid)), now)
+    await tokens.revoke(parts.database, parts.wakeups, principal, TokenId(read_id(uuid)), now)

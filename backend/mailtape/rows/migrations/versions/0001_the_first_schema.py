@@ -52,6 +52,21 @@ def upgrade() -> None:
         batch_op.create_index("ix_failures_subject", ["subject", "failed_at"], unique=False)
 
     op.create_table(
+        "ingest_receipts",
+        sa.Column("organisation_id", base.Id(length=16), nullable=False),
+        sa.Column("key_hash", base.Digest(length=32), nullable=False),
+        sa.Column("request_hash", base.Digest(length=32), nullable=False),
+        sa.Column("ingest_id", base.Id(length=16), nullable=False),
+        sa.Column("statuses", sa.JSON(), nullable=False),
+        sa.Column("created_at", base.Instant(), nullable=False),
+        sa.PrimaryKeyConstraint("organisation_id", "key_hash"),
+    )
+    with op.batch_alter_table("ingest_receipts", schema=None) as batch_op:
+        batch_op.create_index(
+            batch_op.f("ix_ingest_receipts_created_at"), ["created_at"], unique=False
+        )
+
+    op.create_table(
         "message_keys",
         sa.Column("organisation_id", base.Id(length=16), nullable=False),
         sa.Column("dedupe_key", base.Key(length=32), nullable=False),
