@@ -25,6 +25,7 @@ from mailtape.api.deps import ApiSettings, Parts
 from mailtape.api.main import create_app
 from mailtape.data_folder import DataFolder
 from mailtape.domain.account import LOCAL_SLUG, Scope
+from mailtape.domain.envelope import Protocol
 from mailtape.domain.errors import Unauthenticated
 from mailtape.domain.ids import OrganisationId
 from mailtape.domain.query import WordLimits
@@ -48,6 +49,7 @@ from mailtape_ingest.handler import MailHandler
 from mailtape_ingest.server import Deadlines, Server
 from mailtape_ingest.session import Rules
 from mailtape_ingest.tls import ensure_self_signed, server_context
+from mailtape_policy.server import Server as PolicyServer
 from mailtape_workers.consumer import Consumer, ConsumerSettings
 from mailtape_workers.parsers import ParserSettings
 from mailtape_workers.schedule import every
@@ -58,6 +60,7 @@ _KEEP_ALIVE_SECONDS = 75
 """As nginx: clients that poll now and then keep their connection."""
 _TRIM_SECONDS = 30.0
 _FLUSH_SECONDS = 5.0
+_RECONCILE_SECONDS = 5.0
 _SWEEP_SECONDS = 3600.0
 _TIDY_SECONDS = 60.0
 _OTHER_FILES = 1000
@@ -104,13 +107,23 @@ async def _serve(settings: Settings, folder: DataFolder, keys: Keys) -> None:
             capture=local if settings.capture else None,
         )
         wakeups = Wakeups(settings.watches_per_organization)
+        # What waits is counted before anything is taken from the queue, else it is counted twice.
+        counters = SqlCounters(stores.database, await stores.queue.backlog())
+        await counters.start(_now())
+        refusals = Refusals()
+        quota = Quota(recipients, counters, refusals, _now)
         await stack.enter_async_context(_consumer(settings, stores, wakeups))
-        parts = _parts(settings, keys, http, stores, recipients, wakeups)
+        parts = _parts(settings, keys, http, stores, recipients, quota, wakeups)
         await stack.enter_async_context(_passwords(parts))
         await stack.enter_async_context(_jobs(settings, stores, parts, local))
+        await stack.enter_async_context(_counting(stores, wakeups, counters, refusals))
         server = await stack.enter_async_context(_http(settings, parts, listening))
         smtp = await stack.enter_async_context(_smtp(settings, folder, parts))
-        _announce(settings, http, smtp)
+        policy = await stack.enter_async_context(_policy(settings, parts))
+        lmtp = await stack.enter_async_context(_lmtp(settings, parts))
+        urls = {"http": http, "smtp": smtp, "lmtp": lmtp, "policy": policy}
+        ready = [f"{scheme}://{address}" for scheme, address in urls.items() if address]
+        print("ready", *ready, flush=True)  # noqa: T201 - scripts wait for it
         await stopped.wait()
         log.info("serve.draining")
         server.leave()  # not after the wire: both drain in the same seconds
@@ -213,12 +226,38 @@ async def _jobs(
         await flush()
 
 
+@asynccontextmanager
+async def _counting(
+    stores: Stores, wakeups: Wakeups, counters: SqlCounters, refusals: Refusals
+) -> AsyncIterator[None]:
+    """Keep the counters true to the rows, and tell organisations what was refused."""
+
+    async def reconcile() -> int:
+        depth = await stores.queue.depth()
+        return 0 if depth.waiting or depth.leased else await counters.reconcile(_now())
+
+    async def tell() -> int:
+        return await refusals.flush(stores.database, wakeups, _now())
+
+    jobs = [
+        asyncio.create_task(every(_RECONCILE_SECONDS, "counters.reconcile", reconcile)),
+        asyncio.create_task(every(_RECONCILE_SECONDS, "refusals.tell", tell)),
+    ]
+    try:
+        yield
+    finally:
+        for job in jobs:
+            job.cancel()
+        await asyncio.gather(*jobs, return_exceptions=True)
+
+
 def _parts(
     settings: Settings,
     keys: Keys,
     http: HostPort,
     stores: Stores,
     recipients: Recipients,
+    quota: Quota,
     wakeups: Wakeups,
 ) -> Parts:
     url = settings.backend_url or f"http://{http}"
@@ -250,7 +289,7 @@ def _parts(
         bodies=stores.bodies,
         queue=stores.queue,
         recipients=recipients,
-        quota=Quota(recipients, SqlCounters(stores.database), Refusals(), _now),
+        quota=quota,
         wakeups=wakeups,
         limits=SqlFailureLimits(stores.database),
         passwords=Passwords(),
@@ -342,16 +381,14 @@ async def _smtp(settings: Settings, folder: DataFolder, parts: Parts) -> AsyncIt
         MailHandler(parts.queue, parts.quota, None if any_credentials else authenticate),
         Rules(
             hostname=settings.domain,
+            trusted=settings.lmtp_trusted,
             message_octets=settings.smtp_max_message_bytes,
             recipients=settings.smtp_max_recipients,
             tls=True,
             auth_required=not settings.anonymous,
             auth_in_clear=on_loopback,
         ),
-        deadlines=Deadlines(
-            command=settings.smtp_command_timeout_seconds,
-            message=settings.smtp_data_timeout_seconds,
-        ),
+        deadlines=_deadlines(settings),
         tls=server_context(certificate, key),
         connections=settings.smtp_max_connections,
     )
@@ -362,19 +399,45 @@ async def _smtp(settings: Settings, folder: DataFolder, parts: Parts) -> AsyncIt
         await server.drain(settings.drain_timeout_seconds)
 
 
-def _announce(settings: Settings, http: HostPort, smtp: HostPort) -> None:
-    """Print the one line that scripts wait for, and what else a person must know."""
-    unbound = [
-        name
-        for name, address in (
-            ("LMTP", settings.lmtp_listen),
-            ("policy", settings.policy_listen),
-        )
-        if address is not None
-    ]
-    if unbound:
-        log.warning("serve.not_listening", addresses=unbound, reason="not in this release")
-    print(f"ready http://{http} smtp://{smtp}", flush=True)  # noqa: T201 - scripts wait for it
+@asynccontextmanager
+async def _lmtp(settings: Settings, parts: Parts) -> AsyncIterator[HostPort | None]:
+    if settings.lmtp_listen is None:
+        yield None
+        return
+    server = Server(
+        MailHandler(parts.queue, parts.quota, None),
+        Rules(
+            hostname=settings.domain,
+            protocol=Protocol.LMTP,
+            trusted=settings.lmtp_trusted,
+            message_octets=settings.smtp_max_message_bytes,
+            recipients=settings.smtp_max_recipients,
+        ),
+        deadlines=_deadlines(settings),
+        connections=settings.smtp_max_connections,
+    )
+    host, port = await server.listen(settings.lmtp_listen.host, settings.lmtp_listen.port)
+    try:
+        yield HostPort(host, port)
+    finally:
+        await server.drain(settings.drain_timeout_seconds)
+
+
+@asynccontextmanager
+async def _policy(settings: Settings, parts: Parts) -> AsyncIterator[HostPort]:
+    server = PolicyServer(parts.quota, domain=settings.domain)
+    host, port = await server.listen(settings.policy_listen.host, settings.policy_listen.port)
+    try:
+        yield HostPort(host, port)
+    finally:
+        await server.drain(settings.drain_timeout_seconds)
+
+
+def _deadlines(settings: Settings) -> Deadlines:
+    return Deadlines(
+        command=settings.smtp_command_timeout_seconds,
+        message=settings.smtp_data_timeout_seconds,
+    )
 
 
 def _now() -> datetime:

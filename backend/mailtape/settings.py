@@ -166,11 +166,11 @@ class Listeners(_Section):
     )
     lmtp_listen: OptionalListen = Field(
         default=None,
-        description="Mail by LMTP from Postfix. Read, but this release binds nothing for it.",
+        description="Mail by LMTP from a relay such as Postfix; unset: none.",
     )
     policy_listen: Listen = Field(
         default=HostPort("127.0.0.1", 10031),
-        description="Postfix policy delegation. Read, but this release binds nothing for it.",
+        description="Postfix policy delegation.",
     )
     metrics_listen: OptionalListen = Field(
         default=None,

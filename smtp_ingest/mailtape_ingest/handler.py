@@ -50,7 +50,7 @@ class Judge(Protocol):
         """Judge a recipient, and hold room for its mail."""
 
     async def received(
-        self, transaction: str, judged: Sequence[Judged], octets: int
+        self, transaction: str, judged: Sequence[Judged], octets: int, *, relayed: bool = False
     ) -> list[Decision]:
         """Judge each again by the true size."""
 
@@ -107,7 +107,9 @@ class MailHandler:
         Raises:
             Unavailable: the queue is full, or the mail could not be made certain.
         """
-        decisions = await self._quota.received(mail.transaction, mail.destinations, len(mail.raw))
+        decisions = await self._quota.received(
+            mail.transaction, mail.destinations, len(mail.raw), relayed=bool(mail.queue_id)
+        )
         outcomes = [replies.for_decision(each) or replies.MESSAGE_KEPT for each in decisions]
         worst = max(outcomes, key=lambda reply: reply.code)
         if mail.one_reply and not worst.positive:

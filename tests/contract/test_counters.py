@@ -11,7 +11,7 @@ from mailtape.domain.ids import OrganisationId
 from mailtape.domain.quota import Reason
 from mailtape.domain.tier import Limits
 from mailtape.ports.counters import Counters, Key
-from mailtape.stores.sql_counters import SqlCounters, Waiting
+from mailtape.stores.sql_counters import SqlCounters
 from postroom import a_mail, deliver
 
 NOW = datetime(2026, 11, 15, 12, tzinfo=UTC)
@@ -173,7 +173,7 @@ async def test_begins_with_what_the_rows_say(
 async def test_counts_what_waited_in_the_queue_at_the_start(
     installation: Installation, acme: OrganisationId
 ) -> None:
-    counters = SqlCounters(installation.parts.database, {acme: Waiting(3, 300)})
+    counters = SqlCounters(installation.parts.database, {acme: (3, 300)})
 
     await counters.start(NOW)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from contract.conftest import Clock
-from fakes import an_envelope
+from fakes import a_delivery, an_envelope
 from mailtape.domain.errors import StoreFull
 from mailtape.ports.queue import Leased, Queue, QueueDepth
 
@@ -299,3 +299,15 @@ async def test_mail_unparked_after_a_restart_is_leased_once(open_queue: OpenQueu
 
     assert len(await _lease(queue)) == 1
     assert await _nothing_to_lease(queue)
+
+
+async def test_counts_what_each_organisation_has_waiting(queue: Queue) -> None:
+    first, second = a_delivery(), a_delivery()
+    await queue.put(an_envelope(b"12345", deliveries=(first, second)), b"12345")
+    await queue.put(an_envelope(b"123", deliveries=(first,)), b"123")
+    await _lease(queue, most=1)
+
+    assert await queue.backlog() == {
+        first.organisation_id: (2, 8),
+        second.organisation_id: (1, 5),
+    }

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from mailtape.domain.envelope import Envelope
-from mailtape.domain.ids import IngestId
+from mailtape.domain.ids import IngestId, OrganisationId
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +98,9 @@ class Queue(Protocol):
 
     async def depth(self) -> QueueDepth:
         """Count what waits, is leased and is parked."""
+
+    async def backlog(self) -> dict[OrganisationId, tuple[int, int]]:
+        """Count the messages and raw bytes that each organisation has waiting or leased."""
 
     async def named(self, ingest_ids: Sequence[IngestId]) -> set[IngestId]:
         """Tell which of these are waiting, leased or parked: no sweep may take their body."""

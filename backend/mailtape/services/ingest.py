@@ -1,28 +1,24 @@
 """Mail handed over by HTTP: the same rules and the same replies as on the wire."""
 
 import hashlib
+import secrets
 from dataclasses import dataclass
 from datetime import datetime
 
 from mailtape.domain import address
-from mailtape.domain.envelope import Delivery, Protocol
-from mailtape.domain.errors import Conflict, Forbidden, Invalid, MailtapeError, NotFound, Refused
+from mailtape.domain.envelope import Protocol
+from mailtape.domain.errors import Conflict, Refused, Unavailable
 from mailtape.domain.ids import IngestId, OrganisationId
+from mailtape.domain.quota import Reason, refusal
 from mailtape.ports.queue import Queue
 from mailtape.rows import receipts
 from mailtape.rows.database import Database
 from mailtape.services import intake
-from mailtape.services.recipients import Recipients
+from mailtape.services.quota import Judged, Quota
 
 ACCEPTED = "accepted"
 
-_REPLIES: dict[type[MailtapeError], str] = {
-    Refused: "550 5.7.1 Refused",
-    Invalid: "501 5.1.3 Malformed address, write <name@domain>",
-    NotFound: "550 5.1.1 No such mailbox",
-    Forbidden: "550 5.7.1 Refused",
-}
-_TOO_LARGE = "550 5.2.3 Message too large for this mailbox"
+_MALFORMED = "501 5.1.3 Malformed address, write <name@domain>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +55,7 @@ class Submission:
 
 async def ingest(
     queue: Queue,
-    recipients: Recipients,
+    quota: Quota,
     database: Database,
     submission: Submission,
     *,
@@ -78,7 +74,7 @@ async def ingest(
         Unavailable: nothing was kept, or nobody knows; the same call may be made again.
     """
     if not idempotency_key:
-        return await _keep(queue, recipients, submission, idempotency_key, now)
+        return await _keep(queue, quota, submission, idempotency_key, now)
     key_hash = hashlib.sha256(idempotency_key.encode()).digest()
     digest = submission.digest()
     told = await database.read(receipts.find, organisation_id, key_hash)
@@ -90,7 +86,7 @@ async def ingest(
         )
     # The key is the caller's own: two organisations may think of the same one.
     own_key = f"{organisation_id.hex()}:{idempotency_key}"
-    done = await _keep(queue, recipients, submission, own_key, now)
+    done = await _keep(queue, quota, submission, own_key, now)
     if done.id is not None:
         await database.write(
             receipts.add,
@@ -105,47 +101,53 @@ async def ingest(
 
 
 async def _keep(
-    queue: Queue,
-    recipients: Recipients,
-    submission: Submission,
-    idempotency_key: str,
-    now: datetime,
+    queue: Queue, quota: Quota, submission: Submission, idempotency_key: str, now: datetime
 ) -> Ingested:
-    raw, addresses = submission.raw, submission.addresses
-    sender = submission.sender
-    mail_from = address.reverse_path(sender, smtputf8=True)
-    answers = [await _answer(recipients, given, len(raw)) for given in addresses]
-    statuses = tuple(
-        RecipientStatus(given, answer if isinstance(answer, str) else ACCEPTED)
-        for given, answer in zip(addresses, answers, strict=True)
-    )
-    deliveries = dict.fromkeys(answer for answer in answers if isinstance(answer, Delivery))
-    if not deliveries:
+    """Judge the recipients, keep the mail for those that take it, count it for them."""
+    transaction = f"http:{secrets.token_hex(16)}"
+    octets = len(submission.raw)
+    mail_from = address.reverse_path(submission.sender, smtputf8=True)
+    judged = [await _judge(quota, given, transaction, octets) for given in submission.addresses]
+    taken = [each for each in judged if each is not None and each.decision.accepted]
+    statuses = tuple(map(_status, submission.addresses, judged))
+    if not taken:
+        if any(each and each.decision.reason is Reason.CANNOT_DECIDE for each in judged):
+            raise Unavailable("It cannot be told at the moment whether this mail is taken.")
         return Ingested(None, statuses)
-    envelope = await intake.accept(
-        queue,
-        raw,
-        now_us=int(now.timestamp() * 1_000_000),
-        protocol=Protocol.HTTP,
-        mail_from=mail_from,
-        deliveries=list(deliveries),
-        client_address=submission.client_address,
-        idempotency_key=idempotency_key,
-    )
+    try:
+        envelope = await intake.accept(
+            queue,
+            submission.raw,
+            now_us=int(now.timestamp() * 1_000_000),
+            protocol=Protocol.HTTP,
+            mail_from=mail_from,
+            deliveries=list(
+                dict.fromkeys(each.destination.delivery for each in taken if each.destination)
+            ),
+            client_address=submission.client_address,
+            idempotency_key=idempotency_key,
+        )
+    except Exception:
+        await quota.release(transaction, taken)
+        raise
+    await quota.commit(transaction, taken, octets)
     return Ingested(envelope.ingest_id, statuses)
 
 
-def reply_to(error: Refused) -> str:
-    """Say why a recipient is refused, in the words of SMTP."""
-    return next(_REPLIES[base] for base in type(error).__mro__ if base in _REPLIES)
-
-
-async def _answer(recipients: Recipients, given: str, octets: int) -> Delivery | str:
-    """Resolve a recipient, or say why not."""
+async def _judge(quota: Quota, given: str, transaction: str, octets: int) -> Judged | None:
+    """Judge a recipient; None for what is no address."""
     try:
-        destination = await recipients.resolve(address.mailbox(given, smtputf8=True))
-    except Refused as error:
-        return reply_to(error)
-    if destination.limits.message_bytes is not None and octets > destination.limits.message_bytes:
-        return _TOO_LARGE
-    return destination.delivery
+        recipient = address.mailbox(given, smtputf8=True)
+    except Refused:
+        return None
+    return await quota.recipient(recipient, transaction=transaction, octets=octets)
+
+
+def _status(given: str, judged: Judged | None) -> RecipientStatus:
+    """Say what became of a recipient, in the words of SMTP."""
+    if judged is None:
+        return RecipientStatus(given, _MALFORMED)
+    refused = refusal(judged.decision)
+    if refused is None:
+        return RecipientStatus(given, ACCEPTED)
+    return RecipientStatus(given, f"{refused.code} {refused.enhanced} {refused.text}")

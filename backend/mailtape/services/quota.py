@@ -28,6 +28,8 @@ log = structlog.get_logger(__name__)
 
 _MOST_JOINED = 100_000
 """Queue ids remembered; Postfix delivers the newest first, and a forgotten one is counted anew."""
+_TRACE_OCTETS = 1024
+"""More than Postfix's Received field takes, and too little to be worth smuggling in."""
 _CANNOT_DECIDE = Decision(Verdict.LATER, Reason.CANNOT_DECIDE)
 
 
@@ -78,9 +80,14 @@ class Quota:
             return Judged(address, _CANNOT_DECIDE, None)
 
     async def received(
-        self, transaction: str, judged: Sequence[Judged], octets: int
+        self, transaction: str, judged: Sequence[Judged], octets: int, *, relayed: bool = False
     ) -> list[Decision]:
-        """Judge each recipient again now that the mail is here and its size is known."""
+        """Judge each recipient again now that the mail is here and its size is known.
+
+        A relay has added its trace (RFC 5321, section 4.4) after it asked about the size: what was
+        promised then must not be refused for that now.
+        """
+        octets = max(octets - _TRACE_OCTETS, 1) if relayed else octets
         decisions = []
         for each in judged:
             decision = await self._fits(transaction, each, octets)

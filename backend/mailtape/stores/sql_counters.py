@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import NamedTuple
 
 from mailtape.domain.ids import OrganisationId
 from mailtape.domain.quota import Decision, Request, Usage, Verdict, decide
@@ -26,13 +25,6 @@ _RESERVED_SECONDS = 600
 """Longer than a sender may take from RCPT to the end of DATA and Postfix to hand the mail over."""
 _REMEMBERED_SECONDS = 3600
 """How long a key is known to be committed: a retry of Postfix comes much sooner."""
-
-
-class Waiting(NamedTuple):
-    """Accepted mail that is not in rows yet."""
-
-    emails: int
-    octets: int
 
 
 @dataclass(slots=True)
@@ -71,7 +63,7 @@ class SqlCounters:
     """`ports.counters.Counters` for `serve`."""
 
     def __init__(
-        self, database: Database, waiting: Mapping[OrganisationId, Waiting] | None = None
+        self, database: Database, waiting: Mapping[OrganisationId, tuple[int, int]] | None = None
     ) -> None:
         self._database = database
         self._waiting = dict(waiting or {})
@@ -169,8 +161,8 @@ class SqlCounters:
 
     async def _read(self, organisation_id: OrganisationId, now: datetime) -> _Account:
         emails, storage_bytes = await self._database.read(_used, organisation_id, _month(now))
-        waiting = self._waiting.pop(organisation_id, Waiting(0, 0))
-        account = _Account(_month(now), emails + waiting.emails, storage_bytes + waiting.octets)
+        waiting_emails, waiting_bytes = self._waiting.pop(organisation_id, (0, 0))
+        account = _Account(_month(now), emails + waiting_emails, storage_bytes + waiting_bytes)
         self._accounts[organisation_id] = account
         return account
 

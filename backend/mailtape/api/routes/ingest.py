@@ -63,7 +63,7 @@ async def ingest_mail(
         raise Invalid("The body is empty.", code="empty_body")
     done = await ingest.ingest(
         parts.queue,
-        parts.recipients,
+        parts.quota,
         parts.database,
         ingest.Submission(raw, sender, tuple(recipient), client.address),
         organisation_id=principal.organisation_id,
