@@ -21,8 +21,10 @@ _MIME_FIELDS = frozenset(
     }
 )
 _DECLARED_BOUNDARY = re.compile(
-    rb'boundary[ \t]*=[ \t\r\n]*(?:"([^"\r\n]{1,200})"|([^\s";]{1,200}))', re.IGNORECASE
+    rb'boundary(?:(\*)|[ \t]*=[ \t\r\n]*(?:"((?:[^"\\\r\n]|\\[^\r\n]){1,200})"|([^\s";]{1,200})))',
+    re.IGNORECASE,
 )
+_ESCAPED = re.compile(rb"\\(.)")
 _MOST_BOUNDARIES = 100
 """Distinct boundaries that are told apart; with more, every line of two hyphens is one."""
 _BARE_NEWLINE = rb"(?:\r(?!\n)|(?<!\r)\n)"
@@ -37,6 +39,14 @@ _ENCODING = re.compile(rb"^(content-transfer-)(e)(?=ncoding[ \t]*:)", re.IGNOREC
 _HIDDEN_ENCODING = re.compile(
     rb"^(content-transfer-)(x)(?=ncoding[ \t]*:)", re.IGNORECASE | re.MULTILINE
 )
+_NAMING = re.compile(
+    rb"^content-(?:type|disposition)[ \t]*:[^\n]*+(?:\n[ \t][^\n]*+)*+",
+    re.IGNORECASE | re.MULTILINE,
+)
+_WORD = b"=?"
+_ANY_WORD = re.compile(rb"=\?")
+"""Found in a third of the time that `in` takes for two bytes."""
+_HIDDEN_WORD = b"=\x1fencoded-word\x1f?"
 _HIDE = {b"2": b"3", b"t": b"x", b"T": b"X", b"e": b"x", b"E": b"X"}
 _SHOW_MESSAGE = {b"3": b"2", b"x": b"t", b"X": b"T"}
 _SHOW_ENCODING = {b"x": b"e", b"X": b"E"}
@@ -94,10 +104,16 @@ def has_bare_newline(raw: bytes, newline: bytes) -> bool:
 
 
 def _boundaries(whole: bytes) -> set[bytes] | None:
-    """Collect the boundaries that are declared anywhere; None when there are too many."""
+    """Collect the boundaries that are declared anywhere.
+
+    Returns:
+        None when there are too many, or one comes in pieces or encoded (RFC 2231).
+    """
     found: set[bytes] = set()
     for match in _DECLARED_BOUNDARY.finditer(whole):
-        found.add(match[1] or match[2])
+        if match[1]:
+            return None
+        found.add(_ESCAPED.sub(rb"\1", match[2]) if match[2] else match[3])
         if len(found) > _MOST_BOUNDARIES:
             return None
     return found
@@ -171,6 +187,44 @@ def hide_encodings(whole: bytes) -> bytes:
 def show_encodings(payload: bytes) -> bytes:
     """Undo `hide_encodings` in an undecoded part."""
     return _HIDDEN_ENCODING.sub(lambda match: match[1] + _SHOW_ENCODING[match[2]], payload)
+
+
+def hide_words(whole: bytes) -> bytes | None:
+    """Break the encoded words of the fields that name files, so that a parser leaves them alone.
+
+    It would decode each by itself, though senders cut them within a character, and before it looks
+    for quotes, though a word may hold some.
+
+    Returns:
+        None when there are none, or the mark of what is hidden is in the document already.
+    """
+    if b"?" not in whole or not _ANY_WORD.search(whole) or _HIDDEN_WORD in whole:
+        return None
+    changed = _NAMING.sub(lambda match: match[0].replace(_WORD, _HIDDEN_WORD), whole)
+    return changed if len(changed) != len(whole) else None
+
+
+def cut_long_types(whole: bytes, most: int) -> bytes:
+    """Shorten the types that are longer than `most` bytes.
+
+    The standard library looks for the boundary in all of it: 7 MB of parameters took it 2.4 s.
+    """
+    return _NAMING.sub(lambda match: match[0][:most], whole)
+
+
+def has_hidden_words(payload: bytes) -> bool:
+    """Tell whether a part holds what `hide_words` hid, or a sender's forgery of it."""
+    return _HIDDEN_WORD in payload
+
+
+def show_words(payload: bytes) -> bytes:
+    """Undo `hide_words` in an undecoded part."""
+    return payload.replace(_HIDDEN_WORD, _WORD)
+
+
+def show_words_of_value(value: str) -> str:
+    """Undo `hide_words` in the value of a field."""
+    return value.replace(_HIDDEN_WORD.decode(), _WORD.decode())
 
 
 def boundaries_collide(boundaries: list[str]) -> bool:

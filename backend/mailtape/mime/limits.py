@@ -22,6 +22,9 @@ class Limits:
     mime_value_bytes: int = 8 * 1024
     """Bytes of a field that the MIME parser is given. 350 kB of RFC 2231 parameters cost the
     standard library 10 s, Dovecot the same (CVE-2026-27859)."""
+    parameters: int = 200
+    """Parameters, or pieces of them, of one field. Real mail has below 10; a name of 255
+    characters in four bytes each, written in lines of 76, comes in 45 pieces."""
     encoded_words: int = 4_000
     """`=?` in one body before the fast parser, whose decoding is quadratic, is passed over."""
     addresses: int = 1_000

@@ -10,7 +10,7 @@ import email
 import email.policy
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from email.message import Message
 
@@ -26,27 +26,40 @@ from mailtape.mime import guard
 from mailtape.mime.charsets import decode
 from mailtape.mime.headers import (
     HeaderBlock,
-    decode_words,
     lenient_base64,
     split,
     without_controls,
 )
 from mailtape.mime.limits import Limits
+from mailtape.mime.parameters import parameters
 
 _PLAIN = "text/plain"
 _HTML = "text/html"
 _UNKNOWN = "application/octet-stream"
 _TYPE = re.compile(r"[a-z0-9!#$&^_.+-]{1,127}/[a-z0-9!#$&^_.+-]{1,127}")
-_CHARSET = re.compile(r"""charset\s*=\s*["']?([^\s"';]{1,64})""", re.IGNORECASE)
-_BOUNDARY = re.compile(r"""boundary\s*=\s*(?:"([^"]{1,200})"|([^\s";]{1,200}))""", re.IGNORECASE)
+_CHARSET = re.compile(r"""[^\s"';]{1,64}""")
+_ODD_BOUNDARY = re.compile(r"""[;"\\]""")
+"""What the fast parser cuts a boundary at, or leaves escaped; RFC 2046 allows none."""
 _META_CHARSET = re.compile(rb"""<meta[^<>]{0,200}charset\s*=\s*["']?([\w-]{1,40})""", re.IGNORECASE)
 _SHORT = 64 * 1024
 """Bytes below which no number of encoded words is dear: 13,000 of them cost 90 ms."""
 _UNSAFE_IN_NAME = re.compile(r'[/\\:*?"<>|\x00]')
 
 
-class _TooDeep(Exception):
-    """The parser met more levels than it is allowed to."""
+class _WordsToHide(Exception):
+    """A file's name may hold encoded words, which the parser has spoilt.
+
+    Attributes:
+        document: What to give it instead.
+    """
+
+    def __init__(self, document: bytes) -> None:
+        super().__init__()
+        self.document = document
+
+
+class _HiddenInPayload(Exception):
+    """What was hidden from the parser is in what it decoded, where it cannot be told apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +131,27 @@ def _with_fast_parser(document: bytes, limits: Limits, defects: list[str]) -> li
             document = guard.hide_inner_messages(document)
             hidden = True
     own_decoding = not document.isascii() and b"uoted-printable" in document
-    for _ in range(3):  # each round settles one thing for good
+    words_hidden = False
+    for _ in range(4):  # each round settles one thing for good
+        found: list[str] = []
         try:
             if own_decoding:
                 root = parse_email_tree(guard.hide_encodings(document), mode="lazy")
             else:
                 root = parse_email_tree(document, mode="lazy")
-            leaves = _fast_leaves(root, document, limits, defects, own_decoding=own_decoding)
+            leaves = _fast_leaves(
+                root,
+                document,
+                limits,
+                found,
+                own_decoding=own_decoding,
+                words_hidden=words_hidden,
+            )
+        except _WordsToHide as instead:
+            document = instead.document
+            words_hidden = True
+        except _HiddenInPayload:
+            own_decoding = True
         except DecodeError:
             if own_decoding:
                 return None
@@ -136,6 +163,7 @@ def _with_fast_parser(document: bytes, limits: Limits, defects: list[str]) -> li
         except ParseError:
             return None
         else:
+            defects += found
             if leaves is not None and hidden:
                 return [_shown(leaf) for leaf in leaves]
             return leaves
@@ -156,22 +184,36 @@ def _shown(leaf: Leaf) -> Leaf:
 
 
 def _fast_leaves(
-    root: PyLazyMimePart, document: bytes, limits: Limits, defects: list[str], *, own_decoding: bool
+    root: PyLazyMimePart,
+    document: bytes,
+    limits: Limits,
+    defects: list[str],
+    *,
+    own_decoding: bool,
+    words_hidden: bool,
 ) -> list[Leaf] | None:
-    """Walk the tree; None when it cannot be trusted because two boundaries look alike to it."""
+    """Walk the tree; None when it cannot be trusted because it misreads a boundary."""
     leaves: list[Leaf] = []
     boundaries: list[str] = []
     decoded = 0
+    words_settled = words_hidden
     todo = [(root, 1)]
     while todo:
         part, depth = todo.pop()
         fields = {name.lower(): values[0] for name, values in part.headers.items() if values}
         declared = fields.get("content-type", "")
+        disposed = fields.get("content-disposition", "")
+        if words_hidden:
+            declared = guard.show_words_of_value(declared)
+            disposed = guard.show_words_of_value(disposed)
         content_type = _content_type(part.content_type)
+        of_type = parameters(declared, limits)
         children = () if part.is_message else part.children
         is_container = content_type.startswith("multipart/")
-        if is_container and (match := _BOUNDARY.search(declared)):
-            boundaries.append(match[1] or match[2])
+        if is_container and (boundary := of_type.get("boundary")):
+            if _ODD_BOUNDARY.search(boundary) or "boundary*" in declared.lower():
+                return None
+            boundaries.append(boundary)
         if children:
             if depth > limits.depth:
                 defects.append("depth")
@@ -184,8 +226,14 @@ def _fast_leaves(
                 continue  # a container without any part
             content_type = _PLAIN
             payload = document[document.find(b"\r\n\r\n") + 4 :]
+            if words_hidden:
+                payload = guard.show_words(payload)
         else:
             payload = part.content or b""
+            if words_hidden and guard.has_hidden_words(payload):
+                if not own_decoding:
+                    raise _HiddenInPayload
+                payload = guard.show_words(payload)
             if own_decoding:
                 payload = _decoded(payload, fields.get("content-transfer-xncoding", ""), defects)
         if len(leaves) == limits.parts:
@@ -195,15 +243,19 @@ def _fast_leaves(
         if decoded > limits.decoded_bytes:
             defects.append("decoded_bytes")
             break
-        charset = _CHARSET.search(declared) if content_type.startswith("text/") else None
+        name = _name(disposed, of_type, limits)
+        if name and not words_settled:
+            words_settled = True
+            if (instead := guard.hide_words(document)) is not None:
+                raise _WordsToHide(instead)
         leaves.append(
             Leaf(
                 content_type,
-                charset[1] if charset else "",
-                _filename(part.filename, limits),
+                _charset(of_type),
+                _filename(name, limits),
                 _content_id(part.content_id or "", limits),
                 fields.get("content-location", "")[: limits.url_chars],
-                part.disposition or "",
+                _disposition(disposed),
                 payload,
             )
         )
@@ -244,7 +296,7 @@ def _with_standard_library(
     if len(shallow) < len(document):
         defects.append("depth")
     # It takes a bare CR for a line end (RFC 5322, section 2.3 forbids one anywhere).
-    document = re.sub(rb"\r(?!\n)", b" ", shallow)
+    document = re.sub(rb"\r(?!\n)", b" ", guard.cut_long_types(shallow, limits.mime_value_bytes))
     try:
         root = email.message_from_bytes(document, policy=email.policy.compat32)
         return list(_library_leaves(root, limits, defects))
@@ -295,16 +347,24 @@ def _library_leaves(
         if decoded > limits.decoded_bytes:
             defects.append("decoded_bytes")
             return
-        charset = _CHARSET.search(str(part.get("content-type", "")))
+        fields = {name.lower(): value for name, value in reversed(list(part.raw_items()))}
+        disposed = _unfolded(fields.get("content-disposition", ""), limits)
+        of_type = parameters(_unfolded(fields.get("content-type", ""), limits), limits)
         yield Leaf(
             content_type,
-            charset[1] if charset else "",
-            _filename(decode_words(part.get_filename("") or ""), limits),
+            _charset(of_type),
+            _filename(_name(disposed, of_type, limits), limits),
             _content_id(str(part.get("content-id", "")), limits),
             str(part.get("content-location", ""))[: limits.url_chars],
-            part.get_content_disposition() or "",
+            _disposition(disposed),
             payload,
         )
+
+
+def _unfolded(value: str, limits: Limits) -> str:
+    """Make text of a value as `email` keeps it: with its line ends, and odd bytes as surrogates."""
+    data = value[: 2 * limits.mime_value_bytes].encode("ascii", "surrogateescape")
+    return decode(data.replace(b"\r", b"").replace(b"\n", b""), "")[0]
 
 
 # What both have in common
@@ -315,6 +375,24 @@ def _content_type(declared: str) -> str:
     if _TYPE.fullmatch(declared):
         return declared
     return _PLAIN if not declared or declared == "text" else _UNKNOWN
+
+
+def _charset(of_type: Mapping[str, str]) -> str:
+    match = _CHARSET.search(of_type.get("charset", ""))
+    return match[0] if match else ""
+
+
+def _disposition(disposed: str) -> str:
+    """Give the first word: a comment may follow it, and some quote it."""
+    if not disposed:
+        return ""
+    words = disposed.partition(";")[0].split(maxsplit=1)
+    return words[0].strip('"').lower() if words else ""
+
+
+def _name(disposed: str, of_type: Mapping[str, str], limits: Limits) -> str:
+    declared = parameters(disposed, limits).get("filename") if disposed else None
+    return declared or of_type.get("name", "")
 
 
 def _filename(declared: str, limits: Limits) -> str:

@@ -19,6 +19,7 @@ import re
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from html import unescape
 from typing import NewType
 from urllib.parse import unquote
 
@@ -43,10 +44,13 @@ TAGS = frozenset(
 )
 _GONE_WITH_CONTENT = frozenset(
     """
-    applet audio canvas embed frameset iframe math noembed noframes noscript object plaintext
-    script select style svg template textarea title video xmp
+    embed frameset iframe math noembed noframes noscript plaintext script select style svg template
+    textarea title xmp
     """.split()  # noqa: SIM905 - a list of words reads as one
 )
+"""Not object, applet, video, audio and canvas: what they hold is shown where they cannot be, and an
+`<object>` that is never closed would take the rest of the mail with it. The text of iframe,
+noscript and the like is raw to the parser: to a reader it would be markup."""
 _CELL = frozenset({"width", "height", "bgcolor", "background", "valign", "nowrap"})
 ATTRIBUTES: Mapping[str, frozenset[str]] = {
     "*": frozenset({"style", "align", "dir", "lang", "title"}),
@@ -123,14 +127,23 @@ def sanitise_html(
         safe = _CLEANER.clean(html)
         if mail.unsettled or _MAY_MOVE.search(html.lower()):
             safe = _settled(safe, mail)
+        if _EMPTY.fullmatch(safe) and unescape(_NOT_TO_READ.sub("", html)).strip():
+            mail.defects["html_empty"] = None
     finally:
         _current.reset(token)
     return SafeHtml(safe), tuple(mail.defects)
 
 
+_EMPTY = re.compile(r"""(?:\s++|&nbsp;|<(?!img|hr)/?[a-z0-9]++(?:[^>"]++|"[^"]*+")*+>)*+""")
+"""A page that shows nothing; one that does shows it early, so this is cheap."""
+_NOT_TO_READ = re.compile(
+    r"<!--.*?(?:-->|\Z)|<(script|style|title)\b.*?(?:</\1[^>]*+>?|\Z)|<[^>]*+(?:>|\Z)",
+    re.IGNORECASE | re.DOTALL,
+)
+"""Good enough to tell whether there was any text; too loose to take anything out by."""
 _MAY_MOVE = re.compile(
     r"<(?:table|pre|h[1-6]|ruby|button|details|dir|fieldset|form|hgroup|listing|marquee|menu|search"
-    r"|summary)"
+    r"|summary|object|applet)"
 )
 """Elements around which a tree does not always survive being written and read again: links and
 blocks moved out of tables, headings and blocks told apart by an element that is gone now. For text
@@ -169,6 +182,8 @@ def _style(value: str) -> str | None:
 
 def _plain_url(value: str) -> str:
     """Read a URL as browsers do: controls around it and line ends within do not count."""
+    if value.isprintable() and " " not in value:
+        return value
     url = value.strip(_SPACES_AND_CONTROLS)
     return url if url.isprintable() else url.translate(_IGNORED_IN_URLS)
 

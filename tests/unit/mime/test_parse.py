@@ -1,4 +1,5 @@
 import base64
+import time
 
 import pytest
 
@@ -184,6 +185,141 @@ def test_a_name_names_no_folder() -> None:
     (leaf,) = parse(raw, DEFAULT).attachments
 
     assert not set(leaf.filename) & set("/\\")
+
+
+@pytest.mark.parametrize(
+    ("field", "name"),
+    [
+        (b'Content-Disposition: attachment; filename="Report; Q1 2026.pdf"', "Report; Q1 2026.pdf"),
+        (b'Content-Type: application/pdf; name="Report; Q1 2026.pdf"', "Report; Q1 2026.pdf"),
+        (b'Content-Disposition: attachment; filename="a\\"; x=\\"b.html"', "a_; x=_b.html"),
+        (
+            b"Content-Disposition: attachment; filename*0*=utf-8''%e2%82; filename*1*=%ac.pdf",
+            "€.pdf",
+        ),
+        (
+            b'Content-Disposition: attachment; filename="=?utf-8?Q?Gr=C3=BC=C3=9Fe?=.pdf"',
+            "Grüße.pdf",
+        ),
+        (
+            b'Content-Disposition: attachment; filename="=?utf-8?Q?=C3?=\r\n =?utf-8?Q?=BC?=.pdf"',
+            "ü.pdf",
+        ),
+        (
+            b"Content-Disposition: attachment;\r\n filename=\r\n =?utf-8?Q?a=22=3B_x=3Db?=\r\n",
+            "a_; x=b",
+        ),
+        ('Content-Disposition: attachment; filename="Grüße.pdf"'.encode(), "Grüße.pdf"),
+        (b'Content-Disposition: attachment; filename="Gr\xfc\xdfe.pdf"', "Grüße.pdf"),
+        (b'Content-Disposition: attachment; filename=""\r\nContent-Type: a/b; name=c', "c"),
+    ],
+)
+@pytest.mark.parametrize("parser", ["fast-mail-parser", "email"])
+def test_an_attachment_has_the_whole_of_its_name(field: bytes, name: str, parser: str) -> None:
+    alike = parts(b"Content-Type: multipart/mixed; boundary=xy\r\n\r\n--xy\r\n\r\n\r\n--xy--")
+    raw = mail(MIXED, alike.removesuffix(b"--x--\r\n") if parser == "email" else b"")
+    raw += parts(field.rstrip() + b"\r\n\r\nbody =? word")
+
+    parsed = parse(raw, DEFAULT)
+
+    assert parsed.parser == parser
+    assert [(leaf.filename, leaf.payload) for leaf in parsed.attachments] == [
+        (name, b"body =? word")
+    ]
+
+
+def test_hiding_the_words_of_a_name_leaves_every_payload_as_it_was() -> None:
+    field = b'Content-Disposition: attachment; filename="=?utf-8?q?a?="'
+    inner = b"Content-Type: message/rfc822\r\n\r\n" + field + b"\r\n\r\ninner"
+    raw = mail(MIXED, parts(field + b"\r\n\r\n" + field, inner))
+
+    parsed = parse(raw, DEFAULT)
+
+    assert [(leaf.filename, leaf.payload) for leaf in parsed.attachments] == [
+        ("a", field),
+        ("", field + b"\r\n\r\ninner"),
+    ]
+
+
+def test_the_library_is_not_given_a_flood_of_parameters() -> None:
+    flood = b"".join(b"; a%d*%d=b" % (number, number) for number in range(20_000))
+    part = b"Content-Type: multipart/mixed" + flood + b"; boundary=z\r\n\r\n"
+    raw = mail('multipart/mixed; boundary="x;"', parts(*[part] * 20).replace(b"--x", b"--x;"))
+
+    started = time.process_time()
+    parsed = parse(raw, DEFAULT)
+
+    assert time.process_time() - started < 1
+    assert parsed.parser == "email"
+
+
+def test_a_payload_that_looks_like_a_hidden_word_stays_what_it_is() -> None:
+    word = b'Content-Disposition: attachment; filename="=?utf-8?q?a?="\r\n'
+    forged = b"=\x1fencoded-word\x1f?"
+    coded = b"Content-Transfer-Encoding: base64\r\n\r\n" + base64.b64encode(forged)
+
+    in_base64 = parse(mail(MIXED, parts(word + coded)), DEFAULT)
+    as_it_is = parse(mail(MIXED, parts(word + coded, word + b"\r\n" + forged)), DEFAULT)
+
+    assert [leaf.payload for leaf in in_base64.attachments] == [forged]
+    assert [leaf.payload for leaf in as_it_is.attachments] == [forged, forged]
+
+
+@pytest.mark.parametrize("written", ["attachment (a comment)", '"ATTACHMENT"', "Attachment ;x=y"])
+def test_an_attachment_is_one_however_that_is_written(written: str) -> None:
+    raw = mail(MIXED, parts(f"Content-Disposition: {written}\r\n\r\nx".encode()))
+
+    assert len(parse(raw, DEFAULT).attachments) == 1
+
+
+@pytest.mark.parametrize(
+    ("declared", "boundary"),
+    [
+        ('boundary="a;b"', b"a;b"),
+        ('boundary="a; b=c"; charset=utf-8', b"a; b=c"),
+        ('boundary="a\\"b"', b'a"b'),
+        ('name="; boundary=c"; boundary="a b"', b"a b"),
+        ('boundary*0="a"; boundary*1="b"', b"ab"),
+    ],
+)
+def test_a_boundary_ends_where_its_quotes_do(declared: str, boundary: bytes) -> None:
+    body = parts(b"\r\nhello", b"Content-Type: a/b\r\n\r\nx").replace(b"--x", b"--" + boundary)
+
+    parsed = parse(mail(f"multipart/mixed; {declared}", body), DEFAULT)
+
+    assert (parsed.text, len(parsed.attachments)) == ("hello", 1)
+    assert parsed.defects == ()
+
+
+@pytest.mark.parametrize(
+    ("declared", "boundary"),
+    [
+        ('boundary="a\\"b"', b'a"b'),
+        ('boundary="a;b"', b"a;b"),
+        ('boundary*0="a"; boundary*1="b"', b"ab"),
+        ("boundary*=us-ascii''a%62", b"ab"),
+    ],
+)
+def test_a_bare_line_end_makes_no_odd_boundary(declared: str, boundary: bytes) -> None:
+    line = b"--" + boundary
+    body = line + b"\r\n\r\ntext\n" + line + b"\nContent-Type: text/html\n\n<b>smuggled</b>\r\n"
+
+    parsed = parse(mail(f"multipart/mixed; {declared}", body + line + b"--\r\n"), DEFAULT)
+
+    assert parsed.unsafe_html is None
+    assert parsed.text is not None
+    assert "smuggled" in parsed.text
+
+
+@pytest.mark.parametrize(
+    "declared",
+    ['charset="iso-8859-2; x"', 'name="; charset=utf-16"; charset=iso-8859-2',
+     "charset*=us-ascii''iso-8859-2", "charset='iso-8859-2'", "charset=iso-8859-2 (Latin 2)"],
+)  # fmt: skip
+def test_a_charset_ends_where_its_quotes_do(declared: str) -> None:
+    raw = mail(f"text/plain; {declared}", b"\xb1")
+
+    assert parse(raw, DEFAULT).text == "ą"
 
 
 @pytest.mark.parametrize("declared", ["text/<script>", "foo", "a/b/c", "x" * 300 + "/y", "ä/b"])

@@ -35,6 +35,52 @@ def test_keeps_only_what_is_allowed(html: str, expected: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("html", "expected"),
+    [
+        ('<object data="x.swf"><p>Your code is 1234</p></object>z', "<p>Your code is 1234</p>z"),
+        ('<object data="x.swf"><p>Your code is 1234</p>z', "<p>Your code is 1234</p>z"),
+        ("<video src=x><source src=y><track src=z>code <b>1", "code <b>1</b>"),
+        ("<audio src=x autoplay>code</audio>z", "codez"),
+        ("<canvas id=x><p>code</p></canvas>z", "<p>code</p>z"),
+        ("<applet code=x><param name=y>code</applet>z", "codez"),
+        ("<p>a<object><p>code</object>z", "<p>a</p><p>code</p>z<p></p>"),
+        ("<object><script>alert(1)</script><style>p{}</style>code", "code"),
+        ("<iframe src=x>frame</iframe><xmp>x</xmp><noembed>n</noembed>z", "z"),
+    ],
+)
+def test_what_stands_in_for_a_plugin_or_a_player_is_shown(html: str, expected: str) -> None:
+    assert safe(html) == expected
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        "<noscript><p>Your code is 1234</p></noscript>",
+        "<svg><text>Your code is 1234</text></svg><p> </p>",
+        "<iframe>Your code is 1234",
+        "<template><p>Your code is 1234</template><div>&nbsp;<br></div>",
+    ],
+)
+def test_a_page_of_which_nothing_is_left_says_so(html: str) -> None:
+    found, defects = sanitise_html(html, cid_to_attachment=PICTURES, limits=DEFAULT)
+
+    assert "1234" not in found
+    assert defects == ("html_empty",)
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        "", " \n", "<p></p>", "<!-- code -->", "<title>t</title><style>p{}</style><p>&nbsp;",
+        "<script>alert(1)</script>", "<svg>a</svg><img src=cid:logo@x>", "<svg>a</svg><p>b",
+        "<svg>a</svg><hr>",
+    ],
+)  # fmt: skip
+def test_a_page_that_was_empty_or_is_not_is_no_defect(html: str) -> None:
+    assert sanitise_html(html, cid_to_attachment=PICTURES, limits=DEFAULT)[1] == ()
+
+
+@pytest.mark.parametrize(
     ("src", "expected"),
     [
         ("cid:logo@x", "attachments/1"),

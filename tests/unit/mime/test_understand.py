@@ -71,6 +71,15 @@ def test_a_mail_of_html_alone_has_its_text() -> None:
     assert understood.summary.snippet == "Hi one & two three"
 
 
+def test_a_code_within_a_plugin_is_found_and_a_page_without_a_trace_is_told() -> None:
+    shown = understand(b"Content-Type: text/html\r\n\r\n<object data=x.swf><p>Your code is 1234")
+    gone = understand(b"Content-Type: text/html\r\n\r\n<iframe>Your code is 1234</iframe>")
+
+    assert shown.content.text == shown.summary.snippet == "Your code is 1234"
+    assert shown.content.defects == ()
+    assert gone.content.defects == ("html_empty",)
+
+
 def test_a_mail_that_must_not_be_touched_is_listed_by_its_header() -> None:
     understood = unparsed(an_order())
 
