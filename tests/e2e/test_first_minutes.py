@@ -98,7 +98,7 @@ def _paste(blocks: list[str], served: Served, folder: Path) -> list[str]:
     """Paste blocks into one shell; gives what each of them printed."""
     mark = "----- the next block -----"
     script = f"\necho; echo '{mark}'\n".join(blocks)
-    smtp, http = DEFAULT_PORTS
+    smtp, http, *_ = DEFAULT_PORTS
     script = script.replace(f"127.0.0.1:{smtp}", served.smtp)
     script = script.replace(f"http://127.0.0.1:{http}", served.http)
     pasted = subprocess.run(

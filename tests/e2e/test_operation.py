@@ -125,14 +125,10 @@ def test_one_folder_has_one_server(served: Served, folder: Path, tmp_path: Path)
     assert ask(served, "/health", "")["status"]
 
 
-def test_flags_of_parts_to_come_are_taken_and_one_line_says_they_bind_nothing(
-    folder: Path, tmp_path: Path
-) -> None:
-    listeners = {"LMTP_LISTEN": "127.0.0.1:1", "POLICY_LISTEN": "127.0.0.1:2"}
-    with serving(folder, tmp_path / "log", **listeners):
-        lines = (tmp_path / "log").read_text().splitlines()
-
-    assert len([line for line in lines if "serve.not_listening" in line]) == 1
+def test_lmtp_listens_only_when_it_is_told_where(folder: Path, tmp_path: Path) -> None:
+    with serving(folder, tmp_path / "log") as served:
+        assert f"policy://{served.policy}" in served.said
+        assert f"lmtp://{served.lmtp}" in served.said
 
 
 def test_send_goes_through_the_wire(served: Served, folder: Path, tmp_path: Path) -> None:

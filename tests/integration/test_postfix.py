@@ -229,6 +229,20 @@ def test_a_mail_that_turns_out_too_large_is_refused_when_it_is_for_one(
     assert small.used() == 0
 
 
+def test_the_trace_that_postfix_adds_costs_nobody_their_mail(
+    postfix: Postfix, small: Owner
+) -> None:
+    """Its size is asked about before the trace is there, and judged at LMTP with it."""
+    address = small.address()
+    full = MAIL + b"x" * (SMALL_TIER["message_bytes"] - len(MAIL) - 100)
+
+    reply = send(postfix, address, raw=full)
+
+    assert reply.startswith(b"250")
+    settle(postfix, small)
+    small.only_message(address)
+
+
 def test_what_is_refused_only_after_it_was_taken_makes_no_mail_to_its_sender(
     postfix: Postfix, local: Owner, small: Owner
 ) -> None:
@@ -237,7 +251,7 @@ def test_what_is_refused_only_after_it_was_taken_makes_no_mail_to_its_sender(
     reply = send(
         postfix,
         *(takes_it, too_small),
-        raw=MAIL + b"x" * SMALL_TIER["message_bytes"],
+        raw=MAIL + b"x" * (SMALL_TIER["message_bytes"] + 2_000),
         sender=sender.encode(),
     )
 
