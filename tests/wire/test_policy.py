@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import random
 import re
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -167,7 +168,7 @@ async def test_pipelined_requests_are_answered_in_their_order(asker: Asker) -> N
 
 
 async def test_one_byte_at_a_time_is_a_request_like_any_other(asker: Asker) -> None:
-    asker.writer.get_extra_info("socket").setsockopt(6, 1, 1)  # TCP_NODELAY
+    asker.writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     for byte in asks("unknown@mail.example.com") + asks():
         await asker.send(bytes([byte]))
         await asyncio.sleep(0)
@@ -242,14 +243,6 @@ async def test_what_came_before_a_fault_is_answered(asker: Asker) -> None:
     assert await asker.is_hung_up_on()
 
 
-async def test_one_who_asks_and_shuts_his_side_is_answered(asker: Asker) -> None:
-    asker.writer.write(asks("unknown@x") + asks())
-    asker.writer.write_eof()
-
-    assert [await asker.reply(), await asker.reply()] == [UNKNOWN, DUNNO]
-    assert await asker.is_hung_up_on()
-
-
 class Slow(Directory):
     """A directory that answers about `slow` only when it is let."""
 
@@ -293,6 +286,22 @@ async def test_one_slow_answer_keeps_no_other_connection_waiting(
     assert await waiting.reply() == DUNNO
 
 
+async def test_one_who_asks_and_shuts_his_side_is_answered(
+    open_daemon: OpenDaemon, slow: tuple[Slow, Quota]
+) -> None:
+    daemon = await open_daemon(slow[1], answer_seconds=30)
+    asker, other = await daemon.asker(), await daemon.asker()
+    await asker.send(asks("slow@x") + asks("unknown@x"))
+    asker.writer.write_eof()
+    await slow[0].asked.wait()
+    for _ in range(10):  # turns in which the end is seen
+        await other.asks(asks())
+    slow[0].let.set()
+
+    assert [await asker.reply(), await asker.reply()] == [DUNNO, UNKNOWN]
+    assert await asker.is_hung_up_on()
+
+
 async def test_a_peer_that_goes_away_leaves_nothing_behind(
     open_daemon: OpenDaemon, slow: tuple[Slow, Quota]
 ) -> None:
@@ -308,22 +317,56 @@ async def test_a_peer_that_goes_away_leaves_nothing_behind(
     assert await (await daemon.asker()).asks(asks("slow@x")) == DUNNO
 
 
-async def test_a_peer_that_reads_nothing_is_not_answered_without_bounds(
+async def test_a_peer_that_reads_no_replies_is_answered_when_it_does(
     open_daemon: OpenDaemon,
 ) -> None:
     daemon = await open_daemon()
-    asker = await daemon.asker()
+    deaf = await daemon.asker()
+    await deaf.asks(asks())
+    (connection,) = daemon.server._open
+    other = await daemon.asker()
+    for transport in (connection._transport, deaf.writer.transport):
+        held = transport.get_extra_info("socket")
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
+    deaf.writer.transport.pause_reading()
+
+    deaf.writer.write(b"\n" * 30_000)
+    async with asyncio.timeout(10):
+        while connection._writable.is_set():
+            await other.asks(asks())
+    for _ in range(200):  # turns in which it could go on
+        await other.asks(asks())
+
+    assert connection._transport.get_write_buffer_size() < 2 * 64 * 1024
+    assert connection._waiting
+
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**20)
+    deaf.writer.transport.resume_reading()
+    async with asyncio.timeout(20):
+        assert await deaf.reader.readexactly(30_000 * len(DUNNO)) == DUNNO * 30_000
+
+
+async def test_a_peer_that_waits_for_its_answer_is_not_read_from(
+    open_daemon: OpenDaemon, slow: tuple[Slow, Quota]
+) -> None:
+    asker = await (await open_daemon(slow[1], answer_seconds=30)).asker()
     asker.writer.transport.set_write_buffer_limits(high=0)
-    sent = 0
-    with contextlib.suppress(TimeoutError):  # its own side stands still: the server reads no more
-        while sent < 64 * 2**20:
-            asker.writer.write(b"\n" * 2**20)
-            sent += 2**20
-            async with asyncio.timeout(2):
+    await asker.send(asks("slow@x"))
+    await slow[0].asked.wait()
+    pipelined = 0
+
+    with contextlib.suppress(TimeoutError):
+        while pipelined < 4000:
+            asker.writer.write(b"sender=%b\n\n" % (b"x" * 60_000))
+            pipelined += 1
+            async with asyncio.timeout(0.5):
                 await asker.writer.drain()
 
-    assert sent < 64 * 2**20
-    assert await (await daemon.asker()).asks(asks()) == DUNNO
+    assert pipelined < 1000, "60 MB were taken in"
+    slow[0].let.set()
+    for _ in range(1 + pipelined):
+        assert await asker.reply() == DUNNO
 
 
 async def test_the_idle_are_hung_up_on(open_daemon: OpenDaemon) -> None:
