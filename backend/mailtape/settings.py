@@ -346,6 +346,18 @@ class Sessions(_Section):
 class Limits(_Section):
     """How much one client may ask for."""
 
+    http_max_connections: Annotated[int, Unit("connections")] = Field(
+        default=1000,
+        ge=1,
+        le=100_000,
+        description="HTTP connections at a time, streams among them; further ones get 503.",
+    )
+    http_request_timeout_seconds: Seconds = Field(
+        default=120,
+        ge=1,
+        le=3600,
+        description="How long one request may take to arrive, body and all; then it gets 408.",
+    )
     http_max_json_bytes: ByteSize = Field(
         default=ByteSize(256 * KIB),
         ge=16 * KIB,
