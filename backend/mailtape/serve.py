@@ -354,6 +354,7 @@ async def _smtp(settings: Settings, folder: DataFolder, parts: Parts) -> AsyncIt
         ),
         tls=server_context(certificate, key),
         connections=settings.smtp_max_connections,
+        octets_in_flight=settings.smtp_max_bytes_in_flight,
     )
     host, port = await server.listen(settings.smtp_listen.host, settings.smtp_listen.port)
     try:

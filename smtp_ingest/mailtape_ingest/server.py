@@ -7,8 +7,9 @@ Promises:
 * A client gets time for its next command and time for its message, and no more of either by
   sending slowly.
 * What goes wrong in here is logged and answered `451 4.3.0`, never explained to the peer.
-* Memory is bounded for each connection by the message limit and a read-ahead, and connections by
-  their number.
+* Memory is bounded: messages under way, from their first byte until they are answered, share a
+  budget of octets; beside it each connection has a read-ahead, and connections are bounded by
+  their number. What finds no room is refused for now with 452, after its dot.
 
 What the bytes mean is `session`'s to say; what the platform answers is `handler`'s.
 """
@@ -25,6 +26,7 @@ from mailtape.domain.errors import MailtapeError
 from mailtape.metrics import SMTP_REFUSALS
 from mailtape.services.recipients import Destination
 from mailtape_ingest import replies
+from mailtape_ingest.data import Budget
 from mailtape_ingest.handler import Handler
 from mailtape_ingest.replies import Reply
 from mailtape_ingest.session import Close, Event, Login, Mail, Recipient, Rules, Session, StartTls
@@ -65,6 +67,7 @@ class Server:
         deadlines: Deadlines | None = None,
         tls: ssl.SSLContext | None = None,
         connections: int = 1000,
+        octets_in_flight: int = 512 * 2**20,
     ) -> None:
         if rules.tls != (tls is not None):
             raise ValueError("rules.tls must say whether there is a context")
@@ -72,6 +75,7 @@ class Server:
         self.rules = rules
         self.deadlines = deadlines or Deadlines()
         self.tls = tls
+        self.budget = Budget(octets_in_flight)
         self.draining = False
         self._most_connections = connections
         self._open: set[Connection] = set()
@@ -158,7 +162,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, server: Server) -> None:
         self._server = server
-        self._session: Session[Destination] = Session(server.rules)
+        self._session: Session[Destination] = Session(server.rules, server.budget)
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
         self._client_address = ""
@@ -215,6 +219,8 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's name
         """Forget the client; a message that is being handed over goes on. May be called twice."""
         self._gone = True
+        if not self._busy:
+            self._session.abandon()
         if self._alarm is not None:
             self._alarm.cancel()
         self._server.discharge(self)
@@ -269,7 +275,10 @@ class Connection(asyncio.Protocol):
             await self._settle(event)
             event = self._next_event()
         self._busy = False
-        if self._gone or self._transport.is_closing():
+        if self._gone:
+            self._session.abandon()
+            return
+        if self._transport.is_closing():
             return
         if event is not None or self._client_sent_all:
             self._hang_up()

@@ -22,7 +22,7 @@ from typing import Generic, TypeAlias, TypeVar
 from mailtape.domain import address
 from mailtape.domain.errors import Invalid
 from mailtape_ingest import replies
-from mailtape_ingest.data import DataReader, Progress
+from mailtape_ingest.data import Budget, DataReader, Progress
 from mailtape_ingest.replies import Reply
 
 Destination = TypeVar("Destination")
@@ -128,8 +128,10 @@ class _Transaction(Generic[Destination]):
 class Session(Generic[Destination]):
     """See the module's docstring."""
 
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self, rules: Rules, budget: Budget) -> None:
         self._rules = rules
+        self._budget = budget
+        self._octets_kept = 0
         self._incoming = bytearray()
         self._outgoing = bytearray()
         self._phase = _Phase.COMMAND
@@ -140,7 +142,7 @@ class Session(Generic[Destination]):
         self._authenticated = False
         self._login_user = ""
         self._transaction: _Transaction[Destination] | None = None
-        self._reader = DataReader(0)
+        self._reader = DataReader(0, budget)
         self._errors = 0
         self._idle_commands = 0
 
@@ -184,6 +186,7 @@ class Session(Generic[Destination]):
         if isinstance(self._question, Login):
             self._authenticated = reply.positive
         elif isinstance(self._question, Mail):
+            self._give_back()
             self._transaction = None
             if reply.positive:
                 self._errors = self._idle_commands = 0
@@ -210,9 +213,15 @@ class Session(Generic[Destination]):
     def hang_up(self, reply: Reply) -> None:
         """End the session from our side, with a last reply."""
         self._outgoing += reply.wire
+        self.abandon()
+
+    def abandon(self) -> None:
+        """End the session without a word: there is nobody any more. It may be called again."""
         self._phase = _Phase.CLOSED
         self._incoming.clear()
         self._transaction = None
+        if not isinstance(self._question, Mail):  # whose answer gives its octets back
+            self._let_reader_go()
 
     @property
     def reads_message(self) -> bool:
@@ -268,16 +277,18 @@ class Session(Generic[Destination]):
             case Progress.ENDED:
                 self._phase = _Phase.COMMAND
                 self._incoming += self._reader.remainder
-                self._end_message(self._reader.message)
-        self._reader = DataReader(0)  # let go of the bytes
+                self._end_message(self._reader)
         return True
 
-    def _end_message(self, raw: bytes | None) -> None:
-        transaction = self._transaction
+    def _end_message(self, reader: DataReader) -> None:
+        transaction, raw = self._transaction, reader.message
         if raw is None or transaction is None:
             self._transaction = None
-            self._say(replies.TOO_LARGE)
+            self._let_reader_go()
+            self._say(replies.NO_ROOM if reader.crowded_out else replies.TOO_LARGE)
         else:
+            self._octets_kept, reader.taken = reader.taken, 0  # until the mail is answered
+            self._let_reader_go()
             self._question = Mail(
                 mail_from=transaction.mail_from,
                 destinations=tuple(transaction.destinations.values()),
@@ -285,6 +296,16 @@ class Session(Generic[Destination]):
                 helo=self._helo,
                 tls=self._tls,
             )
+
+    def _let_reader_go(self) -> None:
+        """Let go of the reader's bytes."""
+        self._budget.give_back(self._reader.taken)
+        self._reader = DataReader(0, self._budget)
+
+    def _give_back(self) -> None:
+        """Give back what the mail took that is answered now."""
+        self._budget.give_back(self._octets_kept)
+        self._octets_kept = 0
 
     def _say(self, reply: Reply) -> None:
         """Send a reply, and count it when it is a refusal for good."""
@@ -460,7 +481,11 @@ class Session(Generic[Destination]):
             return replies.RECIPIENT_FIRST
         if argument:
             return replies.BAD_ARGUMENTS
-        self._reader = DataReader(self._rules.message_octets)
+        # At least one octet: who declares nothing is not let in where nothing can be kept.
+        if not self._budget.has_room(max(1, self._transaction.declared_octets)):
+            self._transaction = None
+            return replies.NO_ROOM
+        self._reader = DataReader(self._rules.message_octets, self._budget)
         self._phase = _Phase.DATA
         return replies.SEND_MESSAGE
 

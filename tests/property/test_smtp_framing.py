@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mailtape_ingest import replies
-from mailtape_ingest.data import DataReader, Progress
+from mailtape_ingest.data import Budget, DataReader, Progress
 from mailtape_ingest.session import Close, Event, Login, Mail, Recipient, Rules, Session, StartTls
 
 RULES = Rules(
@@ -59,7 +59,7 @@ def pieces(data: bytes, cuts: Iterable[int]) -> list[bytes]:
 
 def hear(chunks: Iterable[bytes]) -> tuple[list[Event[str]], bytes]:
     """What a session asks and says when it is fed these."""
-    session: Session[str] = Session(RULES)
+    session: Session[str] = Session(RULES, Budget(2**30))
     session.greet()
     events: list[Event[str]] = []
     said = b""
@@ -133,7 +133,7 @@ def naive(wire: bytes) -> tuple[bytes, bytes] | None:
 def test_the_data_reader_agrees_with_a_naive_one(wire: bytes, cuts: list[int]) -> None:
     expected = naive(wire)
     for chunks in ([wire], pieces(wire, range(len(wire))), pieces(wire, cuts)):
-        reader = DataReader(10_000)
+        reader = DataReader(10_000, Budget(2**30))
         for number, chunk in enumerate(chunks):
             if reader.feed(chunk) is Progress.ENDED:
                 rest = reader.remainder + b"".join(chunks[number + 1 :])

@@ -1,13 +1,14 @@
 """The session as its driver sees it: which events, when, and what an answer changes."""
 
 from mailtape_ingest import replies
+from mailtape_ingest.data import Budget
 from mailtape_ingest.session import Close, Login, Mail, Recipient, Rules, Session, StartTls
 
 RULES = Rules(hostname="mail.example.com", message_octets=1000, tls=True)
 
 
 def a_session(rules: Rules = RULES) -> Session[str]:
-    session: Session[str] = Session(rules)
+    session: Session[str] = Session(rules, Budget(2**30))
     session.greet()
     session.receive(b"EHLO client.example.org\r\n")
     assert session.next_event() is None
@@ -25,7 +26,7 @@ def in_data(session: Session[str]) -> Session[str]:
 
 
 def test_greets_once_and_then_waits() -> None:
-    session: Session[str] = Session(RULES)
+    session: Session[str] = Session(RULES, Budget(2**30))
     session.greet()
     assert session.outgoing() == b"220 mail.example.com ESMTP Mailtape\r\n"
     assert session.outgoing() == b""
