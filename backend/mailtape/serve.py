@@ -10,15 +10,15 @@ children. Whatever waits in the queue waits there for the next start.
 """
 
 import asyncio
+import os
 import resource
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 import structlog
-import uvicorn
 import uvloop
 
 from mailtape.api.deps import ApiSettings, Parts
@@ -30,6 +30,7 @@ from mailtape.domain.errors import Unauthenticated
 from mailtape.domain.ids import OrganisationId
 from mailtape.domain.query import WordLimits
 from mailtape.domain.session import FailureRules, SessionRules
+from mailtape.http_server import LINGERING, HttpBounds, HttpServer
 from mailtape.mime.limits import Limits
 from mailtape.rows import organisations
 from mailtape.rows.database import Session
@@ -63,8 +64,9 @@ _FLUSH_SECONDS = 5.0
 _RECONCILE_SECONDS = 5.0
 _SWEEP_SECONDS = 3600.0
 _TIDY_SECONDS = 60.0
-_OTHER_FILES = 1000
-"""Beside the SMTP connections: those of HTTP, SQLite's files, the children's sockets."""
+_FILES_SECONDS = 5.0
+_OTHER_FILES = 200 + LINGERING
+"""Beside the connections: SQLite's files, the children's sockets, the listeners."""
 
 
 def run(settings: Settings, folder: DataFolder, keys: Keys) -> None:
@@ -76,21 +78,38 @@ def run(settings: Settings, folder: DataFolder, keys: Keys) -> None:
         OSError: an address cannot be bound.
         Unavailable: a file cannot be opened.
     """
-    _allow_open_files(settings.smtp_max_connections + _OTHER_FILES)
+    wanted = settings.smtp_max_connections + settings.http_max_connections + _OTHER_FILES
+    settings = within_open_files(settings, _allow_open_files(wanted))
     uvloop.run(_serve(settings, folder, keys))
 
 
-def _allow_open_files(wanted: int) -> None:
-    """Raise the limit of open files: 1,024, which many systems give, is reached by SMTP alone.
+def _allow_open_files(wanted: int) -> int:
+    """Raise the limit of open files to `wanted`, or as far as it goes; returns which it was.
 
-    Out of files, SQLite and the API fail too, so what the system refuses is worth a line.
+    1,024, which many systems give, is reached by SMTP alone.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if allowed > soft != resource.RLIM_INFINITY:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-    if allowed < wanted:
-        log.warning("serve.few_open_files", allowed=allowed, wanted=wanted)
+    return allowed
+
+
+def within_open_files(settings: Settings, allowed: int) -> Settings:
+    """Take fewer connections when the system allows no files for as many as are set.
+
+    Out of files SQLite fails too, and who connects is cut off without a word: better to send some
+    away with a reply.
+    """
+    smtp, http = settings.smtp_max_connections, settings.http_max_connections
+    left = allowed - _OTHER_FILES
+    if left >= smtp + http:
+        return settings
+    http = max(1, http * left // (smtp + http))
+    smtp = max(1, left - http)
+    fitted = {"smtp_max_connections": smtp, "http_max_connections": http}
+    log.warning("serve.few_open_files", allowed=allowed, **fitted)
+    return settings.model_copy(update=fitted)
 
 
 async def _serve(settings: Settings, folder: DataFolder, keys: Keys) -> None:
@@ -127,6 +146,15 @@ async def _serve(settings: Settings, folder: DataFolder, keys: Keys) -> None:
         await stopped.wait()
         log.info("serve.draining")
         server.leave()  # not after the wire: both drain in the same seconds
+
+
+async def _try_to_open_a_file() -> int:
+    """Fail when no file can be opened, so that the log has a line about it.
+
+    Out of files, uvloop hangs up on whoever comes and tells nobody.
+    """
+    os.close(os.open(os.devnull, os.O_RDONLY))
+    return 0
 
 
 def _on_signal() -> asyncio.Event:
@@ -216,6 +244,7 @@ async def _jobs(
         asyncio.create_task(every(_TRIM_SECONDS, "retention.trim", trim)),
         asyncio.create_task(every(_SWEEP_SECONDS, "retention.sweep", sweep)),
         asyncio.create_task(every(_TIDY_SECONDS, "stores.tidy", stores.tidy)),
+        asyncio.create_task(every(_FILES_SECONDS, "serve.files", _try_to_open_a_file)),
     ]
     try:
         yield
@@ -306,45 +335,20 @@ async def _passwords(parts: Parts) -> AsyncIterator[None]:
         parts.passwords.close()
 
 
-class _HttpServer(uvicorn.Server):
-    """uvicorn that leaves the signals alone and says when it is ready."""
-
-    def __init__(self, config: uvicorn.Config, wakeups: Wakeups) -> None:
-        super().__init__(config)
-        self.ready = asyncio.Event()
-        self._wakeups = wakeups
-
-    def leave(self) -> None:
-        """Take no more requests, end waits and streams, let the rest finish in time."""
-        self._wakeups.close()
-        self.should_exit = True
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Do nothing: `_on_signal` owns them."""
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, then say so."""
-        await super().startup(sockets)
-        self.ready.set()
-
-
 @asynccontextmanager
 async def _http(
     settings: Settings, parts: Parts, listening: socket.socket
-) -> AsyncIterator[_HttpServer]:
-    server = _HttpServer(
-        uvicorn.Config(
-            create_app(parts),
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=settings.drain_timeout_seconds,
-        ),
-        parts.wakeups,
+) -> AsyncIterator[HttpServer]:
+    server = HttpServer(
+        create_app(parts),
+        HttpBounds(settings.http_max_connections, settings.http_request_timeout_seconds),
+        parts.wakeups.close,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=settings.drain_timeout_seconds,
     )
     serving = asyncio.create_task(server.serve(sockets=[listening]))
     await server.ready.wait()
@@ -391,6 +395,7 @@ async def _smtp(settings: Settings, folder: DataFolder, parts: Parts) -> AsyncIt
         deadlines=_deadlines(settings),
         tls=server_context(certificate, key),
         connections=settings.smtp_max_connections,
+        octets_in_flight=settings.smtp_max_bytes_in_flight,
     )
     host, port = await server.listen(settings.smtp_listen.host, settings.smtp_listen.port)
     try:

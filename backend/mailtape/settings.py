@@ -222,6 +222,15 @@ class Mail(_Section):
         le=100_000,
         description="SMTP connections at a time; further ones get 421.",
     )
+    smtp_max_bytes_in_flight: ByteSize = Field(
+        default=ByteSize(512 * MIB),
+        ge=MIB,
+        le=64 * GIB,
+        description=(
+            "Memory for mail that is arriving or being written, of all connections; beyond it DATA"
+            " or its end gets 452. Not below SMTP_MAX_MESSAGE_BYTES."
+        ),
+    )
     smtp_command_timeout_seconds: Seconds = Field(
         default=300,  # RFC 5321, section 4.5.3.2.7
         ge=1,
@@ -346,6 +355,18 @@ class Sessions(_Section):
 class Limits(_Section):
     """How much one client may ask for."""
 
+    http_max_connections: Annotated[int, Unit("connections")] = Field(
+        default=1000,
+        ge=1,
+        le=100_000,
+        description="HTTP connections at a time, streams among them; further ones get 503.",
+    )
+    http_request_timeout_seconds: Seconds = Field(
+        default=120,
+        ge=1,
+        le=3600,
+        description="How long one request may take to arrive, body and all; then it gets 408.",
+    )
     http_max_json_bytes: ByteSize = Field(
         default=ByteSize(256 * KIB),
         ge=16 * KIB,
@@ -609,6 +630,11 @@ def _combination_faults(settings: Settings) -> list[str]:
             f"SMTP_LISTEN is {listen}, which other machines reach, and capture is on; set"
             " SMTP_ALLOW_ANONYMOUS to true to take mail from anybody, to false to ask for AUTH, or"
             " turn capture off with an empty CAPTURE_ORGANIZATION."
+        )
+    if settings.smtp_max_bytes_in_flight < settings.smtp_max_message_bytes:
+        faults.append(
+            f"SMTP_MAX_BYTES_IN_FLIGHT is {size(settings.smtp_max_bytes_in_flight)}; it must not be"
+            " below SMTP_MAX_MESSAGE_BYTES, or the largest mails are refused for ever."
         )
     if settings.smtp_listen == settings.http_listen and listen.port != 0:
         faults.append(f"SMTP_LISTEN and HTTP_LISTEN are both {listen}; they must differ.")

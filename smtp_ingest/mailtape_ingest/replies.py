@@ -65,6 +65,7 @@ TOO_MANY_CONNECTIONS = Reply(421, "4.7.0", "Too many connections")
 TOO_MANY_ERRORS = Reply(421, "4.7.0", "Too many errors")
 NOT_TRUSTED = Reply(421, "4.7.1", "Not a network that this service is for")
 UNAVAILABLE = Reply(451, "4.3.0", "Temporary failure, try again later")
+NO_ROOM = Reply(452, "4.3.1", "Too much mail at once, try again later")
 STORE_FULL = Reply(452, "4.3.1", "Insufficient storage")
 TOO_MANY_RECIPIENTS = Reply(452, "4.5.3", "Too many recipients")
 

@@ -7,8 +7,9 @@ Promises:
 * A client gets time for its next command and time for its message, and no more of either by
   sending slowly.
 * What goes wrong in here is logged and answered `451 4.3.0`, never explained to the peer.
-* Memory is bounded for each connection by the message limit and a read-ahead, and connections by
-  their number.
+* Memory is bounded: messages under way, from their first byte until they are answered, share a
+  budget of octets; beside it each connection has a read-ahead, and connections are bounded by
+  their number. What finds no room is refused for now with 452, after its dot.
 
 What the bytes mean is `session`'s to say; what the platform answers is `handler`'s.
 """
@@ -27,6 +28,7 @@ from mailtape.domain.errors import MailtapeError
 from mailtape.metrics import SMTP_REFUSALS
 from mailtape.services.quota import Judged
 from mailtape_ingest import replies
+from mailtape_ingest.data import Budget
 from mailtape_ingest.events import Abandoned, Close, Event, Login, Mail, Recipient, StartTls
 from mailtape_ingest.handler import Handler
 from mailtape_ingest.lmtp import LmtpSession
@@ -70,6 +72,7 @@ class Server:
         deadlines: Deadlines | None = None,
         tls: ssl.SSLContext | None = None,
         connections: int = 1000,
+        octets_in_flight: int = 512 * 2**20,
     ) -> None:
         if rules.tls != (tls is not None):
             raise ValueError("rules.tls must say whether there is a context")
@@ -77,6 +80,7 @@ class Server:
         self.rules = rules
         self.deadlines = deadlines or Deadlines()
         self.tls = tls
+        self.budget = Budget(octets_in_flight)
         self.draining = False
         self._most_connections = connections
         self._open: set[Connection] = set()
@@ -184,7 +188,9 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         peer = transport.get_extra_info("peername")
         self._session = _open_session(
-            self._server.rules, peer[0] if isinstance(peer, tuple) else ""
+            self._server.rules,
+            self._server.budget,
+            peer[0] if isinstance(peer, tuple) else "",
         )
         refusal = self._server.admit(self)
         if refusal is None:
@@ -427,9 +433,11 @@ class Connection(asyncio.Protocol):
             self._advance()
 
 
-def _open_session(rules: Rules, client_address: str) -> Session[Judged]:
+def _open_session(rules: Rules, budget: Budget, client_address: str) -> Session[Judged]:
     session = {Protocol.SMTP: SmtpSession[Judged], Protocol.LMTP: LmtpSession[Judged]}
-    return session[rules.protocol](rules, client_address=client_address, name=secrets.token_hex(8))
+    return session[rules.protocol](
+        rules, budget, client_address=client_address, name=secrets.token_hex(8)
+    )
 
 
 def _count_refusal(event: _Event, reply: Reply) -> None:

@@ -27,7 +27,7 @@ from mailtape.domain import address
 from mailtape.domain.envelope import Protocol
 from mailtape.domain.errors import Invalid
 from mailtape_ingest import replies, xforward
-from mailtape_ingest.data import DataReader, Progress
+from mailtape_ingest.data import Budget, DataReader, Progress
 from mailtape_ingest.events import (
     Abandoned,
     Close,
@@ -103,8 +103,12 @@ class Session(ABC, Generic[Destination]):
     _one_reply: bool
     """Whether a mail has one reply for all of its recipients."""
 
-    def __init__(self, rules: Rules, *, client_address: str = "", name: str = "") -> None:
+    def __init__(
+        self, rules: Rules, budget: Budget, *, client_address: str = "", name: str = ""
+    ) -> None:
         self._rules = rules
+        self._budget = budget
+        self._octets_kept = 0
         self._client_address = client_address
         self._name = name
         self._is_trusted = _is_within(client_address, rules.trusted)
@@ -119,7 +123,7 @@ class Session(ABC, Generic[Destination]):
         self._forwarded: Forwarded | None = None
         self._transactions = 0
         self._transaction: _Transaction[Destination] | None = None
-        self._reader = DataReader(0)
+        self._reader = DataReader(0, budget)
 
     # What differs between the protocols.
 
@@ -181,6 +185,7 @@ class Session(ABC, Generic[Destination]):
     def answer_each(self, outcomes: Sequence[Reply]) -> None:
         """Answer `Mail`: one reply for each of its destinations, in their order."""
         self._question = None
+        self._give_back()
         transaction = self._end_transaction()
         if transaction is not None:
             by_name = dict(zip(transaction.destinations, outcomes, strict=True))
@@ -217,10 +222,12 @@ class Session(ABC, Generic[Destination]):
         self.lose()
 
     def lose(self) -> None:
-        """End the session without a word: the client is gone."""
+        """End the session without a word: the client is gone. It may be called again."""
         self._phase = _Phase.CLOSED
         self._incoming.clear()
         self._drop_transaction()
+        if not isinstance(self._question, Mail):  # whose answer gives its octets back
+            self._let_reader_go()
 
     @property
     def reads_message(self) -> bool:
@@ -271,20 +278,22 @@ class Session(ABC, Generic[Destination]):
             case Progress.READING:
                 return False
             case Progress.GIVEN_UP:
-                self._refuse_message()
+                self._refuse_message(replies.TOO_LARGE)
                 self.lose()
             case Progress.ENDED:
                 self._phase = _Phase.COMMAND
                 self._incoming += self._reader.remainder
-                self._end_message(self._reader.message)
-        self._reader = DataReader(0)  # let go of the bytes
+                self._end_message(self._reader)
         return True
 
-    def _end_message(self, raw: bytes | None) -> None:
-        transaction = self._transaction
+    def _end_message(self, reader: DataReader) -> None:
+        transaction, raw = self._transaction, reader.message
         if raw is None or transaction is None:
-            self._refuse_message()
+            self._let_reader_go()
+            self._refuse_message(replies.NO_ROOM if reader.crowded_out else replies.TOO_LARGE)
             return
+        self._octets_kept, reader.taken = reader.taken, 0  # until the mail is answered
+        self._let_reader_go()
         came_by = self._forwarded
         self._question = Mail(
             transaction=transaction.name,
@@ -299,12 +308,22 @@ class Session(ABC, Generic[Destination]):
             queue_id="" if came_by is None else came_by.queue_id,
         )
 
-    def _refuse_message(self) -> None:
-        """Refuse a mail over the limit; nobody needs to be asked."""
+    def _refuse_message(self, reply: Reply) -> None:
+        """Refuse a mail that was not kept; nobody needs to be asked."""
         transaction = self._drop_transaction()
         if transaction is not None:
-            outcomes = dict.fromkeys(transaction.destinations, replies.TOO_LARGE)
+            outcomes = dict.fromkeys(transaction.destinations, reply)
             self._conclude(transaction.named, outcomes)
+
+    def _let_reader_go(self) -> None:
+        """Let go of the reader's bytes."""
+        self._budget.give_back(self._reader.taken)
+        self._reader = DataReader(0, self._budget)
+
+    def _give_back(self) -> None:
+        """Give back what the mail took that is answered now."""
+        self._budget.give_back(self._octets_kept)
+        self._octets_kept = 0
 
     def _say(self, reply: Reply) -> None:
         self._outgoing += reply.wire
@@ -491,7 +510,11 @@ class Session(ABC, Generic[Destination]):
             return replies.RECIPIENT_FIRST
         if argument:
             return replies.BAD_ARGUMENTS
-        self._reader = DataReader(self._rules.message_octets)
+        # At least one octet: who declares nothing is not let in where nothing can be kept.
+        if not self._budget.has_room(max(1, self._transaction.declared_octets)):
+            self._transaction = None
+            return replies.NO_ROOM
+        self._reader = DataReader(self._rules.message_octets, self._budget)
         self._phase = _Phase.DATA
         return replies.SEND_MESSAGE
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 
 from mailtape_ingest import replies
+from mailtape_ingest.data import Budget
 from mailtape_ingest.events import Destination, Login
 from mailtape_ingest.replies import Reply
 from mailtape_ingest.session import Rules, Session
@@ -34,8 +35,10 @@ class SmtpSession(Session[Destination]):
     _help = replies.SMTP_HELP
     _one_reply = True
 
-    def __init__(self, rules: Rules, *, client_address: str = "", name: str = "") -> None:
-        super().__init__(rules, client_address=client_address, name=name)
+    def __init__(
+        self, rules: Rules, budget: Budget, *, client_address: str = "", name: str = ""
+    ) -> None:
+        super().__init__(rules, budget, client_address=client_address, name=name)
         self._awaited: _Awaited | None = None
         self._authenticated = False
         self._login_user = ""

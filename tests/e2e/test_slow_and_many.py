@@ -5,6 +5,7 @@ import socket
 import statistics
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -78,6 +79,39 @@ def test_who_says_nothing_is_sent_away_in_time(tmp_path: Path) -> None:
             assert idle.hello()[:3] == b"250"
             assert idle.reply().startswith(b"421 4.4.2")
             assert slow.reply().startswith(b"421 4.4.2"), "a drop now and then is no progress"
+
+
+def test_half_requests_are_sent_away_in_time_and_keep_no_mail_out(tmp_path: Path) -> None:
+    settings = {"HTTP_REQUEST_TIMEOUT_SECONDS": "1", "HTTP_MAX_CONNECTIONS": "100"}
+    body = b"POST /auth/login HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf"
+    with serving(tmp_path / "var", tmp_path / "log", **settings) as served, ExitStack() as held:
+        half = []
+        for number in range(150):
+            half.append(held.enter_context(socket.create_connection(served.http_address)))
+            half[-1].sendall(b"GET / HTTP/1.1\r\n" if number % 2 else body)
+            half[-1].settimeout(10)
+
+        with Line(served.smtp) as line:
+            assert line.hello()[:3] == b"250"
+            assert line.begin().startswith(b"354")
+            line.socket.sendall(b"Subject: a\r\n\r\nb\r\n.\r\n")
+            assert line.reply().startswith(b"250")
+
+        statuses = [_status(each) for each in half]
+        assert set(statuses[:100]) == {b"408"}
+        assert set(statuses[100:]) == {b"503"}
+        with urllib.request.urlopen(served.http + "/health", timeout=10) as answer:
+            assert answer.status == 200
+        assert "http.too_many_connections" in served.log.read_text()
+
+
+def _status(connection: socket.socket) -> bytes:
+    """Read to the end of the connection; gives the status of the answer, if there was one."""
+    try:
+        said = b"".join(iter(lambda: connection.recv(4096), b""))
+    except ConnectionResetError:
+        return b""
+    return said[9:12]
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mailtape_ingest import replies
-from mailtape_ingest.data import DataReader, Progress
+from mailtape_ingest.data import Budget, DataReader, Progress
 from mailtape_ingest.events import Abandoned, Close, Event, Login, Mail, Recipient, StartTls
 from mailtape_ingest.lmtp import LmtpSession
 from mailtape_ingest.session import Rules, Session
@@ -74,7 +74,7 @@ def pieces(data: bytes, cuts: Iterable[int]) -> list[bytes]:
 
 def hear(kind: type[Session[str]], chunks: Iterable[bytes]) -> tuple[list[Event[str]], list[bytes]]:
     """What a greeted session asks, and what it says before each question, when it is fed these."""
-    session = kind(RULES, client_address="127.0.0.1")
+    session = kind(RULES, Budget(2**30), client_address="127.0.0.1")
     session.greet()
     session.receive(HELLO[kind])
     events: list[Event[str]] = []
@@ -193,7 +193,7 @@ def naive(wire: bytes) -> tuple[bytes, bytes] | None:
 def test_the_data_reader_agrees_with_a_naive_one(wire: bytes, cuts: list[int]) -> None:
     expected = naive(wire)
     for chunks in ([wire], pieces(wire, range(len(wire))), pieces(wire, cuts)):
-        reader = DataReader(10_000)
+        reader = DataReader(10_000, Budget(2**30))
         for number, chunk in enumerate(chunks):
             if reader.feed(chunk) is Progress.ENDED:
                 rest = reader.remainder + b"".join(chunks[number + 1 :])

@@ -294,3 +294,11 @@ def test_what_is_in_force_is_shown_without_secrets(env_file: Path) -> None:
     assert "CAPTURE_MAX_BYTES=10GiB" in lines
     shown = "\n".join(lines)
     assert not any(secret in shown for secret in (*STRONG.values(), "battery"))
+
+
+def test_the_largest_mail_must_fit_into_what_may_be_under_way(env_file: Path) -> None:
+    env_file.write_text("SMTP_MAX_MESSAGE_BYTES=40MiB\nSMTP_MAX_BYTES_IN_FLIGHT=20MiB\n")
+
+    (fault,) = faults_of(env_file)
+
+    assert fault.startswith("SMTP_MAX_BYTES_IN_FLIGHT is 20MiB")

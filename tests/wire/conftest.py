@@ -197,6 +197,7 @@ async def open_house(
         *,
         deadlines: Deadlines | None = None,
         connections: int = 1000,
+        octets_in_flight: int = 2**29,
         any_credentials: bool = False,
         queue: Queue = queue,
         **rules: Any,
@@ -209,6 +210,7 @@ async def open_house(
             deadlines=deadlines or Deadlines(farewell=1),
             tls=server_context(*certificate) if rules["tls"] else None,
             connections=connections,
+            octets_in_flight=octets_in_flight,
         )
         _, port = await server.listen("127.0.0.1", 0)
         houses.append(House(server, port, queue, quota))

@@ -125,6 +125,109 @@ async def test_keeps_no_more_of_an_oversized_mail_than_the_limit(open_house: Ope
     assert peak < 1.5 * limit
 
 
+# All messages together.
+
+NO_ROOM = "452 4.3.1 Too much mail at once, try again later"
+BULK = b"x" * 60_000
+
+
+async def until_taken(house: House, octets: int) -> None:
+    """Wait until the messages under way have taken so much."""
+    async with asyncio.timeout(5):
+        while house.server.budget.taken < octets:
+            await asyncio.sleep(0)
+
+
+async def test_keeps_no_more_of_all_messages_together_than_the_budget(
+    open_house: OpenHouse,
+) -> None:
+    budget = 8 * 2**20
+    house = await open_house(message_octets=4 * 2**20, octets_in_flight=budget)
+    clients = [await house.client() for _ in range(12)]
+    for client in clients:
+        await client.starts_data()
+    tracemalloc.start()
+    try:
+        for _ in range(60):  # 3.6 MB each, 43 MB in all, everybody at a time
+            await asyncio.gather(*(client.send(BULK) for client in clients))
+            assert house.server.budget.taken <= budget
+        await asyncio.gather(*(client.send(b"\r\n.\r\n") for client in clients))
+        replies = await asyncio.gather(*(client.reply() for client in clients))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    accepted = [reply for reply in replies if reply.startswith("250 2.0.0")]
+    assert accepted
+    assert replies.count(NO_ROOM) == len(replies) - len(accepted) > 0
+    assert len(await house.kept()) == len(accepted)
+    assert house.server.budget.taken == 0
+    # Beside the budget: the clients' own buffers, and copies of what is being written.
+    assert peak < 3 * budget
+
+
+async def test_refuses_data_while_there_is_no_room_and_goes_on_when_there_is(
+    open_house: OpenHouse,
+) -> None:
+    house = await open_house(message_octets=100_000, octets_in_flight=100_000)
+    first, second = await house.client(), await house.client()
+    await first.starts_data()
+    await first.send(BULK)
+    await until_taken(house, len(BULK))
+
+    hello = ("EHLO b", "MAIL FROM:<> SIZE=50000", "RCPT TO:<qa@b>", "DATA")
+    assert (await second.says(*hello))[-1] == NO_ROOM
+    await first.send(b"\r\n.\r\n")
+    assert (await first.reply()).startswith("250 2.0.0")
+    assert (await second.says(*hello))[-1].startswith("354")
+    await second.send(BULK + b"\r\n.\r\n")
+    assert (await second.reply()).startswith("250 2.0.0")
+    assert house.server.budget.taken == 0
+
+
+async def test_a_message_counts_until_it_is_answered(open_house: OpenHouse, gate: Gate) -> None:
+    house = await open_house(message_octets=100_000, octets_in_flight=100_000, queue=gate)
+    first, second = await house.client(), await house.client()
+    await first.starts_data()
+    await first.send(BULK + b"\r\n.\r\n")
+    await until(gate.reached)
+    await second.starts_data()
+    await second.send(BULK + b"\r\n.\r\n")
+
+    assert await second.reply() == NO_ROOM
+    reset(first)
+    await second.says("QUIT")
+    await second.close()
+    await until_alone(house)
+    assert house.server.budget.taken >= len(BULK), "it is still being written"
+    gate.open.set()
+    await until(gate.passed)
+    await house.server.drain(1.0)
+    assert house.server.budget.taken == 0
+
+
+async def test_whoever_breaks_off_gives_the_room_back(open_house: OpenHouse) -> None:
+    house = await open_house(
+        message_octets=100_000,
+        octets_in_flight=100_000,
+        deadlines=Deadlines(message=0.5, farewell=0.1),
+    )
+    vanished, silent = await house.client(), await house.client()
+    for client in (vanished, silent):
+        await client.starts_data()
+    await vanished.send(BULK)
+    await until_taken(house, len(BULK))
+    reset(vanished)
+    async with asyncio.timeout(5):
+        while house.server.budget.taken:
+            await asyncio.sleep(0)
+    await silent.send(BULK)
+    await until_taken(house, len(BULK))
+
+    assert await silent.reply() == TIMED_OUT
+    assert house.server.budget.taken == 0
+
+
 # Numbers.
 
 

@@ -5,11 +5,11 @@ import tracemalloc
 
 import pytest
 
-from mailtape_ingest.data import PATIENCE, DataReader, Progress
+from mailtape_ingest.data import PATIENCE, Budget, DataReader, Progress
 
 
 def read(wire: bytes, limit: int = 1000) -> DataReader:
-    reader = DataReader(limit)
+    reader = DataReader(limit, Budget(2**30))
     assert reader.feed(wire) is Progress.ENDED
     return reader
 
@@ -63,7 +63,7 @@ def test_gives_back_what_came_behind_the_dot() -> None:
 @pytest.mark.parametrize("cut", range(1, 9))
 def test_finds_an_end_that_is_cut_in_two(cut: int) -> None:
     wire = b"ab\r\n.\r\nQ"
-    reader = DataReader(1000)
+    reader = DataReader(1000, Budget(2**30))
     first = reader.feed(wire[:cut])
     if first is Progress.READING:
         assert reader.feed(wire[cut:]) is Progress.ENDED
@@ -78,7 +78,7 @@ def test_counts_the_message_without_its_stuffing() -> None:
 
 def test_reads_an_oversized_message_to_its_end_and_keeps_nothing_of_it() -> None:
     limit = 100_000
-    reader = DataReader(limit)
+    reader = DataReader(limit, Budget(2**30))
     tracemalloc.start()
     try:
         for _ in range(35):
@@ -93,7 +93,7 @@ def test_reads_an_oversized_message_to_its_end_and_keeps_nothing_of_it() -> None
 
 
 def test_gives_up_past_four_times_the_limit() -> None:
-    reader = DataReader(1000)
+    reader = DataReader(1000, Budget(2**30))
     assert reader.feed(b"x" * 1000 * PATIENCE) is Progress.READING
     assert reader.feed(b"x") is Progress.GIVEN_UP
 
@@ -107,10 +107,27 @@ def test_takes_a_line_as_long_as_a_message() -> None:
 @pytest.mark.parametrize("size", [1, 5, 4096])
 def test_needs_time_in_step_with_the_bytes(unit: bytes, size: int) -> None:
     wire = b"x" + unit * (300_000 // len(unit))
-    reader = DataReader(10_000_000)
+    reader = DataReader(10_000_000, Budget(2**30))
     start = time.perf_counter()
     for position in range(0, len(wire), size):
         reader.feed(wire[position : position + size])
         if reader.remainder:
             break
     assert time.perf_counter() - start < 3  # measured: 0.3 byte by byte; quadratic takes minutes
+
+
+def test_gives_back_what_it_let_go_of_and_says_why() -> None:
+    budget = Budget(1000)
+    crowded, too_large = DataReader(1000, budget), DataReader(300, budget)
+
+    crowded.feed(b"x" * 600)
+    too_large.feed(b"y" * 300)
+    assert budget.taken == 904  # each with the CRLF in front
+    crowded.feed(b"x" * 200)
+    assert budget.taken == 302
+    too_large.feed(b"y")
+
+    assert budget.taken == 0
+    assert crowded.feed(b"\r\n.\r\n") is too_large.feed(b"\r\n.\r\n") is Progress.ENDED
+    assert (crowded.message, crowded.crowded_out) == (None, True)
+    assert (too_large.message, too_large.crowded_out) == (None, False)

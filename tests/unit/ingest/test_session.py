@@ -4,6 +4,7 @@ from ipaddress import ip_network
 
 from mailtape.domain.envelope import Protocol
 from mailtape_ingest import replies
+from mailtape_ingest.data import Budget
 from mailtape_ingest.events import Abandoned, Close, Login, Mail, Recipient, StartTls
 from mailtape_ingest.lmtp import LmtpSession
 from mailtape_ingest.session import Rules, Session
@@ -22,7 +23,7 @@ BEHIND_POSTFIX = b"XFORWARD ADDR=192.0.2.1 HELO=mx.example.org IDENT=4XyzQ\r\n"
 
 
 def a_session(rules: Rules = RULES) -> Session[str]:
-    session: Session[str] = SmtpSession(rules, client_address="127.0.0.1", name="s")
+    session: Session[str] = SmtpSession(rules, Budget(2**30), client_address="127.0.0.1", name="s")
     session.greet()
     session.receive(b"EHLO client.example.org\r\n")
     assert session.next_event() is None
@@ -31,7 +32,7 @@ def a_session(rules: Rules = RULES) -> Session[str]:
 
 
 def a_relays_session() -> Session[str]:
-    session: Session[str] = LmtpSession(RELAYS, client_address="127.0.0.1", name="s")
+    session: Session[str] = LmtpSession(RELAYS, Budget(2**30), client_address="127.0.0.1", name="s")
     session.greet()
     session.receive(b"LHLO relay.example.org\r\n")
     assert session.next_event() is None
@@ -49,7 +50,7 @@ def in_data(session: Session[str]) -> Session[str]:
 
 
 def test_greets_once_and_then_waits() -> None:
-    session: Session[str] = SmtpSession(RULES)
+    session: Session[str] = SmtpSession(RULES, Budget(2**30))
     session.greet()
     assert session.outgoing() == b"220 mail.example.com ESMTP Mailtape\r\n"
     assert session.outgoing() == b""
@@ -299,7 +300,7 @@ def test_lmtp_speaks_to_relays_only() -> None:
         "::1": False,
         "": False,
     }.items():
-        session: Session[str] = LmtpSession(RELAYS, client_address=client_address)
+        session: Session[str] = LmtpSession(RELAYS, Budget(2**30), client_address=client_address)
         session.greet()
         assert (session.next_event() is None) is welcome, client_address
         expected = (
