@@ -420,6 +420,7 @@ async def _lmtp(settings: Settings, parts: Parts) -> AsyncIterator[HostPort | No
         ),
         deadlines=_deadlines(settings),
         connections=settings.smtp_max_connections,
+        octets_in_flight=settings.smtp_max_bytes_in_flight,
     )
     host, port = await server.listen(settings.lmtp_listen.host, settings.lmtp_listen.port)
     try:
