@@ -54,28 +54,30 @@ class RequestReader:
         """
         lines = (self._partial + data).split(b"\n")
         self._partial = lines.pop()
+        has_nul = b"\0" in data
+        octets, given = self._octets, self._given
         requests: list[PolicyRequest] = []
         for line in lines:
-            self._octets += len(line) + 1
-            if self._octets > self._limit:
+            octets += len(line) + 1
+            if octets > self._limit:
                 raise ProtocolError("request too long", requests)
             if line:
                 name, equals, value = line.partition(b"=")
                 if not equals:
                     raise ProtocolError("line without =", requests)
-                if b"\0" in line:
+                if has_nul and b"\0" in line:
                     raise ProtocolError("NUL", requests)
-                self._given[name] = value
+                given[name] = value
             else:
-                if self._given.get(b"request", _KIND) not in {_KIND, b""}:
+                if given.get(b"request", _KIND) not in {_KIND, b""}:
                     raise ProtocolError("another kind of request", requests)
-                requests.append(_request(self._given))
-                self._given = {}
-                self._octets = 0
-        if self._octets + len(self._partial) >= self._limit:  # its end could not fit any more
+                requests.append(_request(given))
+                octets, given = 0, {}
+        if octets + len(self._partial) >= self._limit:  # its end could not fit any more
             raise ProtocolError("request too long", requests)
-        if b"\0" in self._partial:
+        if has_nul and b"\0" in self._partial:
             raise ProtocolError("NUL", requests)
+        self._octets, self._given = octets, given
         return requests
 
 
@@ -104,7 +106,8 @@ def _request(given: dict[bytes, bytes]) -> PolicyRequest:
 
 
 def _text(given: dict[bytes, bytes], name: bytes) -> str:
-    return given.get(name, b"").decode("utf-8", "replace")
+    value = given.get(name)
+    return value.decode("utf-8", "replace") if value else ""
 
 
 def _number(given: dict[bytes, bytes], name: bytes) -> int:

@@ -16,12 +16,15 @@ What the bytes mean is `protocol`'s to say; what is answered, and within which t
 import asyncio
 import math
 from collections import deque
+from functools import cache
 from typing import cast
 
 import structlog
+from prometheus_client import Counter
 
 from mailtape.domain import policy
 from mailtape.domain.policy import PolicyRequest
+from mailtape.domain.quota import Decision, Reason, Verdict
 from mailtape.metrics import POLICY_ANSWERS
 from mailtape.services.policy import ANSWER_SECONDS, check
 from mailtape.services.quota import Quota
@@ -103,8 +106,9 @@ class Server:
         decision = await check(
             self._quota, request, domain=self._domain, within=self._answer_seconds
         )
-        POLICY_ANSWERS.labels(decision.reason or "none").inc()
-        return reply(policy.action(decision))
+        counted, answer = _answer_for(decision.verdict, decision.reason)
+        counted.inc()
+        return answer
 
     def admit(self, connection: "Connection") -> bool:
         """Count a connection in; tell whether it may stay."""
@@ -242,3 +246,10 @@ class Connection(asyncio.Protocol):
             self.abort()
         else:
             self._transport.close()
+
+
+@cache  # there are as many as `domain.quota` has reasons
+def _answer_for(verdict: Verdict, reason: Reason | None) -> tuple[Counter, bytes]:
+    """Where an answer is counted, and how it is sent."""
+    decision = Decision(verdict, reason)
+    return POLICY_ANSWERS.labels(reason or "none"), reply(policy.action(decision))

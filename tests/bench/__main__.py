@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from bench import draining, latency, reading, throughput
+from bench import draining, latency, policy, reading, throughput
 from bench.counts import FULL, QUICK, Counts
 from bench.figures import Figure, as_markdown, as_text
 from bench.machine import described
@@ -26,6 +26,7 @@ PARTS: dict[str, Callable[[Path, Counts], Iterator[Figure]]] = {
     "latency": latency.measure,
     "reading": reading.measure,
     "draining": draining.measure,
+    "policy": policy.measure,
 }
 
 PAGE = """# Benchmark

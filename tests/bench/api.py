@@ -3,8 +3,8 @@
 import http.client
 import json
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
 
 from bench.programs import TOKEN, Server
 
@@ -12,11 +12,16 @@ from bench.programs import TOKEN, Server
 class Api:
     """One kept connection; not to be shared between threads."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, token: str = TOKEN) -> None:
+        self._server = server
         self._connection = http.client.HTTPConnection("127.0.0.1", server.http_port, timeout=60)
-        self._headers = {"Authorization": f"Bearer {TOKEN}"}
+        self._headers = {"Authorization": f"Bearer {token}"}
 
-    def call(self, method: str, path: str, body: dict[str, bool] | None = None) -> bytes:
+    def as_bearer(self, token: str) -> Self:
+        """The same API for the holder of another token, over a connection of its own."""
+        return type(self)(self._server, token)
+
+    def call(self, method: str, path: str, body: Mapping[str, object] | None = None) -> bytes:
         """The answer's body; raises when the status is not 2xx."""
         headers = dict(self._headers)
         payload = None

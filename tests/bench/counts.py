@@ -19,6 +19,9 @@ class Counts:
     reading_seconds: int
     drained_messages: int
     """Messages that drain while one is being changed."""
+    policy_checks: int
+    """Checks in one leg of a round."""
+    policy_seconds: int
 
 
 FULL = Counts(
@@ -30,6 +33,8 @@ FULL = Counts(
     stored_messages=100_000,
     reading_seconds=30,
     drained_messages=20_000,
+    policy_checks=20_000,
+    policy_seconds=20,
 )
 QUICK = Counts(
     rounds=1,
@@ -40,4 +45,6 @@ QUICK = Counts(
     stored_messages=2_000,
     reading_seconds=4,
     drained_messages=2_000,
+    policy_checks=5_000,
+    policy_seconds=4,
 )

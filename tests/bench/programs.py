@@ -16,6 +16,7 @@ from pathlib import Path
 
 from processes import free_ports, resident_bytes, tree
 
+MAILTAPE = Path(sys.executable).with_name("mailtape")
 TOKEN = "bench-" + "t" * 40
 READY_WITHIN = 60.0
 """Seconds from start to `ready`; a migration of an empty folder is part of it."""
@@ -31,6 +32,7 @@ class Server:
     smtp_port: int
     lmtp_port: int
     http_port: int
+    policy_port: int
 
     def resident_bytes(self) -> int:
         """Resident memory summed over the process tree; a shared page counts once a process."""
@@ -41,8 +43,7 @@ class Server:
 def serving(folder: Path) -> Iterator[Server]:
     """Starts the embedded platform in `folder`, waits for its `ready`, stops it at the end."""
     smtp, lmtp, http, policy = free_ports(4)
-    program = str(Path(sys.executable).with_name("mailtape"))
-    command = [program, "serve", "--data", str(folder / "data")]
+    command = [str(MAILTAPE), "serve", "--data", str(folder / "data")]
     listeners = {"--smtp": smtp, "--lmtp": lmtp, "--http": http, "--policy": policy}
     for flag, port in listeners.items():
         command += [flag, f"127.0.0.1:{port}"]
@@ -57,7 +58,7 @@ def serving(folder: Path) -> Iterator[Server]:
         )
     try:
         _wait_until_ready(process, log)
-        yield Server(process.pid, smtp, lmtp, http)
+        yield Server(process.pid, smtp, lmtp, http, policy)
     finally:
         _end(process, DRAIN_WITHIN)
 
