@@ -28,7 +28,7 @@ def counters(installation: Installation) -> SqlCounters:
 
 
 def _key(number: int, recipient: str = "a@mail.example.com") -> Key:
-    return Key(f"transaction-{number}", recipient)
+    return (f"transaction-{number}", recipient)
 
 
 async def _granted(

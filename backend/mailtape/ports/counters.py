@@ -16,18 +16,16 @@ Promises of every implementation:
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import NamedTuple, Protocol
+from typing import Protocol, TypeAlias
 
 from mailtape.domain.ids import OrganisationId
 from mailtape.domain.quota import Decision, Usage
 from mailtape.domain.tier import Limits
 
 
-class Key(NamedTuple):
-    """One recipient of one transaction."""
-
-    transaction: str
-    recipient: str
+Key: TypeAlias = tuple[str, str]
+"""One recipient of one transaction: the transaction's name, the recipient. A plain tuple, which the
+garbage collector stops looking at; there may be a hundred thousand of them."""
 
 
 class Counters(Protocol):

@@ -165,4 +165,4 @@ class Quota:
         ]
 
     def _key(self, transaction: str, recipient: str) -> Key:
-        return Key(self._instances.get(transaction, transaction), recipient)
+        return (self._instances.get(transaction, transaction), recipient)
