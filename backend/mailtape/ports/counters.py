@@ -22,7 +22,6 @@ from mailtape.domain.ids import OrganisationId
 from mailtape.domain.quota import Decision, Usage
 from mailtape.domain.tier import Limits
 
-
 Key: TypeAlias = tuple[str, str]
 """One recipient of one transaction: the transaction's name, the recipient. A plain tuple, which the
 garbage collector stops looking at; there may be a hundred thousand of them."""
