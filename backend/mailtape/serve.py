@@ -15,7 +15,7 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
@@ -138,11 +138,14 @@ async def _serve(settings: Settings, folder: DataFolder, keys: Keys) -> None:
         await stack.enter_async_context(_jobs(settings, stores, parts, local))
         await stack.enter_async_context(_counting(stores, wakeups, counters, refusals))
         server = await stack.enter_async_context(_http(settings, parts, listening))
-        smtp = await stack.enter_async_context(_smtp(settings, folder, parts))
-        policy = await stack.enter_async_context(_policy(settings, parts))
-        lmtp = await stack.enter_async_context(_lmtp(settings, parts))
-        urls = {"http": http, "smtp": smtp, "lmtp": lmtp, "policy": policy}
-        ready = [f"{scheme}://{address}" for scheme, address in urls.items() if address]
+        doors: dict[str, tuple[Server | PolicyServer, HostPort]] = {
+            "smtp": (_smtp(settings, folder, parts), settings.smtp_listen),
+            "policy": (PolicyServer(parts.quota, domain=settings.domain), settings.policy_listen),
+        }
+        if settings.lmtp_listen is not None:
+            doors["lmtp"] = (_lmtp(settings, parts), settings.lmtp_listen)
+        bound = await stack.enter_async_context(_listening(settings, doors))
+        ready = [f"{scheme}://{address}" for scheme, address in {"http": http, **bound}.items()]
         _settle_memory()
         print("ready", *ready, flush=True)  # noqa: T201 - scripts wait for it
         await stopped.wait()
@@ -378,7 +381,21 @@ def _listen(address: HostPort) -> socket.socket:
 
 
 @asynccontextmanager
-async def _smtp(settings: Settings, folder: DataFolder, parts: Parts) -> AsyncIterator[HostPort]:
+async def _listening(
+    settings: Settings, doors: Mapping[str, tuple[Server | PolicyServer, HostPort]]
+) -> AsyncIterator[dict[str, HostPort]]:
+    """Listen at every door; on the way out all of them drain in the same seconds."""
+    try:
+        yield {
+            name: HostPort(*await server.listen(address.host, address.port))
+            for name, (server, address) in doors.items()
+        }
+    finally:
+        seconds = settings.drain_timeout_seconds
+        await asyncio.gather(*(server.drain(seconds) for server, _ in doors.values()))
+
+
+def _smtp(settings: Settings, folder: DataFolder, parts: Parts) -> Server:
     async def authenticate(_user: str, password: str) -> bool:
         try:
             principal = await tokens.authenticate(
@@ -393,7 +410,7 @@ async def _smtp(settings: Settings, folder: DataFolder, parts: Parts) -> AsyncIt
     certificate, key = (settings.smtp_tls_cert, settings.smtp_tls_key)
     if certificate is None or key is None:
         certificate, key = ensure_self_signed(folder.path, socket.gethostname(), _now())
-    server = Server(
+    return Server(
         MailHandler(parts.queue, parts.quota, None if any_credentials else authenticate),
         Rules(
             hostname=settings.domain,
@@ -409,19 +426,10 @@ async def _smtp(settings: Settings, folder: DataFolder, parts: Parts) -> AsyncIt
         connections=settings.smtp_max_connections,
         octets_in_flight=settings.smtp_max_bytes_in_flight,
     )
-    host, port = await server.listen(settings.smtp_listen.host, settings.smtp_listen.port)
-    try:
-        yield HostPort(host, port)
-    finally:
-        await server.drain(settings.drain_timeout_seconds)
 
 
-@asynccontextmanager
-async def _lmtp(settings: Settings, parts: Parts) -> AsyncIterator[HostPort | None]:
-    if settings.lmtp_listen is None:
-        yield None
-        return
-    server = Server(
+def _lmtp(settings: Settings, parts: Parts) -> Server:
+    return Server(
         MailHandler(parts.queue, parts.quota, None),
         Rules(
             hostname=settings.domain,
@@ -434,21 +442,6 @@ async def _lmtp(settings: Settings, parts: Parts) -> AsyncIterator[HostPort | No
         connections=settings.smtp_max_connections,
         octets_in_flight=settings.smtp_max_bytes_in_flight,
     )
-    host, port = await server.listen(settings.lmtp_listen.host, settings.lmtp_listen.port)
-    try:
-        yield HostPort(host, port)
-    finally:
-        await server.drain(settings.drain_timeout_seconds)
-
-
-@asynccontextmanager
-async def _policy(settings: Settings, parts: Parts) -> AsyncIterator[HostPort]:
-    server = PolicyServer(parts.quota, domain=settings.domain)
-    host, port = await server.listen(settings.policy_listen.host, settings.policy_listen.port)
-    try:
-        yield HostPort(host, port)
-    finally:
-        await server.drain(settings.drain_timeout_seconds)
 
 
 def _deadlines(settings: Settings) -> Deadlines:
