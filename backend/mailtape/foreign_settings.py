@@ -6,14 +6,6 @@ variables that mean nothing to us are left alone: an environment is shared.
 
 from collections.abc import Set as AbstractSet
 
-NOT_SUPPORTED = {
-    "DB_HOST": "rows are kept in SQLite under DATA_DIR",
-    "MONGODB_URL": "bodies are kept in SQLite under DATA_DIR",
-    "REDIS_URL": "counters and limits are kept in SQLite under DATA_DIR",
-    "RABBITMQ_URL": "the queue is kept in SQLite under DATA_DIR",
-}
-"""Documented parts that this release does not have, and what it does instead."""
-
 CALLED_OTHERWISE = {
     "SECRET_KEY": "JWT_SECRET",
     "JWT_SECRET_KEY": "JWT_SECRET",
@@ -42,19 +34,10 @@ def name_faults(given: AbstractSet[str], known: AbstractSet[str]) -> list[str]:
     """Say what is wrong with the names that are set, whatever their values."""
     faults = []
     for name in sorted(given):
-        if name in NOT_SUPPORTED:
+        if name in CALLED_OTHERWISE:
             faults.append(
-                f"{name} is not supported by this release (not_supported); {NOT_SUPPORTED[name]}."
+                f"{name} is not read by Mailtape; the setting is called {CALLED_OTHERWISE[name]}."
             )
-        elif name in CALLED_OTHERWISE:
-            faults.append(f"{name} is not read by Mailtape; the setting is {_ours(name)}.")
         elif name.startswith(_OURS) and name not in known and not name.startswith(_TESTS):
             faults.append(f"{name} is no setting; `mailtape config reference` lists all there are.")
     return faults
-
-
-def _ours(name: str) -> str:
-    ours = CALLED_OTHERWISE[name]
-    if ours in NOT_SUPPORTED:
-        return f"called {ours}, which this release does not support: {NOT_SUPPORTED[ours]}"
-    return f"called {ours}"

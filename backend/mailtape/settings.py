@@ -111,6 +111,17 @@ def _read_networks(value: object) -> object:
     return value
 
 
+def _of_scheme(*schemes: str) -> AfterValidator:
+    """Take only addresses of a server that the driver behind the setting can talk to."""
+
+    def check(value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not value.get_secret_value().startswith(schemes):
+            raise ValueError("an address of another kind")
+        return value
+
+    return AfterValidator(check)
+
+
 def _check_token(value: SecretStr | None) -> SecretStr | None:
     if value is not None and not re.fullmatch(r"[A-Za-z0-9_-]{32,200}", value.get_secret_value()):
         raise ValueError("not a token")
@@ -152,6 +163,57 @@ class Storage(_Section):
         ge=MIB,
         le=2**50,
         description="Accepted mail that may wait to be understood; beyond it SMTP answers 452.",
+    )
+
+
+class Services(_Section):
+    """The servers of a fleet; what has no setting here is kept in SQLite under DATA_DIR."""
+
+    db_host: Annotated[str | None, Field(min_length=1, max_length=255), Form("a host name")] = (
+        Field(default=None, description="MySQL 8 or MariaDB 10.11, which keeps the rows.")
+    )
+    db_port: Annotated[int, Form("a port from 1 to 65535")] = Field(
+        default=3306, ge=1, le=65_535, description="Port of DB_HOST."
+    )
+    db_user: Annotated[str, Field(min_length=1, max_length=80), Form("a name")] = Field(
+        default="mailtape", description="Who signs in at DB_HOST."
+    )
+    db_password: Annotated[
+        SecretStr | None, Field(min_length=1, max_length=1024), Form("1 to 1024 characters")
+    ] = Field(default=None, description="The password of DB_USER.")
+    db_name: Annotated[
+        str, Field(pattern=r"^[A-Za-z0-9_]{1,64}$"), Form("up to 64 of A-Z a-z 0-9 _")
+    ] = Field(default="mailtape", description="The database at DB_HOST; it must exist.")
+    db_connections: Annotated[int, Unit("connections")] = Field(
+        default=10,
+        ge=2,
+        le=1000,
+        description="Connections to DB_HOST of one process; its max_connections must cover all.",
+    )
+    mongodb_url: Annotated[
+        SecretStr | None, _of_scheme("mongodb://", "mongodb+srv://"), Form("a mongodb:// address")
+    ] = Field(default=None, description="MongoDB, which keeps bodies and attachments.")
+    mongodb_database: Annotated[
+        str, Field(pattern=r"^[A-Za-z0-9_-]{1,63}$"), Form("up to 63 of A-Z a-z 0-9 _ -")
+    ] = Field(default="mailtape", description="The database at MONGODB_URL.")
+    redis_url: Annotated[
+        SecretStr | None,
+        _of_scheme("redis://", "rediss://"),
+        Form("a redis:// or rediss:// address"),
+    ] = Field(
+        default=None,
+        description=(
+            "Redis, which keeps counters and limits; without it a fleet keeps them at DB_HOST."
+        ),
+    )
+    rabbitmq_url: Annotated[
+        SecretStr | None, _of_scheme("amqp://", "amqps://"), Form("an amqp:// or amqps:// address")
+    ] = Field(default=None, description="RabbitMQ, which keeps accepted mail until it is stored.")
+    rabbitmq_queue: Annotated[
+        str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$"), Form("up to 100 of A-Z a-z 0-9 . _ -")
+    ] = Field(
+        default="mailtape",
+        description="Name of the queue at RABBITMQ_URL; exchanges and side queues begin with it.",
     )
 
 
@@ -510,6 +572,7 @@ class Logging(_Section):
 
 SECTIONS: tuple[type[_Section], ...] = (
     Storage,
+    Services,
     Listeners,
     Mail,
     Capture,
@@ -521,7 +584,9 @@ SECTIONS: tuple[type[_Section], ...] = (
 )
 
 
-class Settings(Logging, Workers, Parsing, Limits, Sessions, Capture, Mail, Listeners, Storage):
+class Settings(
+    Logging, Workers, Parsing, Limits, Sessions, Capture, Mail, Listeners, Services, Storage
+):
     """All of them. Make one with `read_settings`, which explains what is wrong."""
 
     @model_validator(mode="before")

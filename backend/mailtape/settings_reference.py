@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pydantic import ByteSize, SecretStr
 from pydantic.fields import FieldInfo
 
-from mailtape.foreign_settings import NOT_SUPPORTED
 from mailtape.settings import SECTIONS, Settings, allowed, is_secret, size
 
 MASK = "********"
@@ -38,8 +37,6 @@ def as_markdown() -> str:
                 ]
             )
         )
-    refused = ", ".join(f"`{name}`" for name in NOT_SUPPORTED)
-    parts.append(f"Not supported by this release, and refused when set: {refused}.")
     return "\n\n".join(parts)
 
 

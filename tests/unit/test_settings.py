@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from mailtape import settings_reference
-from mailtape.foreign_settings import CALLED_OTHERWISE, NOT_SUPPORTED
+from mailtape.foreign_settings import CALLED_OTHERWISE
 from mailtape.settings import (
     SECTIONS,
     HostPort,
@@ -26,7 +26,7 @@ READ_AHEAD = {"metrics_listen", "frontend_url"}
 
 @pytest.fixture(autouse=True)
 def _nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [*Settings.model_fields, *NOT_SUPPORTED, *CALLED_OTHERWISE]:
+    for name in [*Settings.model_fields, *CALLED_OTHERWISE]:
         monkeypatch.delenv(name.upper(), raising=False)
 
 
@@ -84,13 +84,13 @@ def test_an_empty_value_is_as_none(env_file: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_tells_every_fault_at_once(env_file: Path) -> None:
-    env_file.write_text("WORKERS=0\nSMTP_LISTEN=here\nREDIS_URL=redis://x\nMAILTAPE_TOKEN=x\n")
+    env_file.write_text("WORKERS=0\nSMTP_LISTEN=here\nREDIS_HOST=x\nMAILTAPE_TOKEN=x\n")
 
     faults = faults_of(env_file)
 
     assert [fault.split()[0] for fault in faults] == [
         "MAILTAPE_TOKEN",
-        "REDIS_URL",
+        "REDIS_HOST",
         "SMTP_LISTEN",
         "WORKERS",
     ]
@@ -109,16 +109,6 @@ def test_never_repeats_a_secret(env_file: Path) -> None:
     assert len(told.splitlines()) == 4
 
 
-@pytest.mark.parametrize("name", sorted(NOT_SUPPORTED))
-def test_refuses_parts_that_this_release_does_not_have(env_file: Path, name: str) -> None:
-    env_file.write_text(f"{name}=somewhere\n")
-
-    (fault,) = faults_of(env_file)
-
-    assert fault.startswith(f"{name} is not supported")
-    assert "not_supported" in fault
-
-
 @pytest.mark.parametrize(("name", "ours"), sorted(CALLED_OTHERWISE.items()))
 def test_names_our_setting_for_another_name_of_the_same_thing(
     env_file: Path, name: str, ours: str
@@ -129,7 +119,7 @@ def test_names_our_setting_for_another_name_of_the_same_thing(
 
     assert fault.startswith(name)
     assert ours in fault
-    assert ours in NOT_SUPPORTED or ours.lower() in Settings.model_fields
+    assert ours.lower() in Settings.model_fields
 
 
 def test_leaves_other_programs_variables_alone(env_file: Path) -> None:
