@@ -24,6 +24,7 @@ server_up() {
     "${name}_install"
     if ! server_pid "$name" >/dev/null; then
       (umask 077 && echo "$settings" >"$folder/settings")
+      if "${name}_answers" "$folder"; then die "another $name answers already at $(head -n 1 "$folder/settings")"; fi
       (cd "$folder" && "${name}_start")
     fi
     server_await "$name"
@@ -73,7 +74,8 @@ server_failed() {
 server_down() {
   local name=$1 pid deadline=$((SECONDS + STOP_SECONDS))
   pid=$(server_pid "$name") || return 0
-  kill -TERM "$pid" && kill -CONT "$pid" || true # one that is stopped hears the first after the second
+  kill -TERM "$pid" || return 0
+  kill -CONT "$pid" || true # one that is stopped hears the other only now
   while server_pid "$name" >/dev/null; do
     if ((SECONDS > deadline)); then kill -9 "$pid"; return; fi
     sleep 0.1
