@@ -21,8 +21,9 @@ from mailtape.domain.ids import OrganisationId
 from mailtape.domain.session import SessionRules
 from mailtape.domain.tier import FREE, UNLIMITED
 from mailtape.rows import tiers
-from mailtape.rows.database import Database, Session
+from mailtape.rows.database import Session
 from mailtape.rows.organisations import Organisation
+from mailtape.rows.sqlite_database import SqliteDatabase
 from mailtape.rows.writing_thread import WritingThread
 from mailtape.services import tokens
 from mailtape.services.passwords import Passwords
@@ -126,7 +127,7 @@ async def open_installation(
     chosen = api or settings()
     clock = MovableClock()
     writing, queueing = WritingThread(), WritingThread()
-    database = Database(folder / "rows.sqlite3", writing)
+    database = SqliteDatabase(folder / "rows.sqlite3", writing)
     bodies = SqliteBodies(folder / "bodies.sqlite3", writing)
     queue = SqliteQueue(
         folder / "queue.sqlite3",

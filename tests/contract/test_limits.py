@@ -12,6 +12,7 @@ from mailtape.domain.errors import TooMany
 from mailtape.ports.limits import FailureLimit, FailureLimits
 from mailtape.rows import failures
 from mailtape.rows.database import Database
+from mailtape.rows.sqlite_database import SqliteDatabase
 from mailtape.rows.writing_thread import WritingThread
 from mailtape.stores.sql_limits import SqlFailureLimits
 
@@ -24,7 +25,7 @@ async def database(migrated_rows: Path, tmp_path: Path) -> AsyncIterator[Databas
     path = tmp_path / "rows.sqlite3"
     path.write_bytes(migrated_rows.read_bytes())
     writing = WritingThread()
-    database = Database(path, writing)
+    database = SqliteDatabase(path, writing)
     yield database
     writing.stop()
     database.close()

@@ -23,7 +23,7 @@ from mailtape.domain.errors import Forbidden, NotFound, Unavailable
 from mailtape.domain.ids import OrganisationId
 from mailtape.domain.tier import Limits
 from mailtape.ports.queue import Leased, Queue
-from mailtape.rows.database import Database
+from mailtape.rows.sqlite_database import SqliteDatabase
 from mailtape.rows.writing_thread import WritingThread
 from mailtape.services.quota import Quota
 from mailtape.services.recipients import Destination
@@ -175,7 +175,7 @@ async def quota(tmp_path: Path, migrated_rows: Path) -> AsyncIterator[Quota]:
     rows = tmp_path / "rows.sqlite3"
     shutil.copy(migrated_rows, rows)
     writing = WritingThread()
-    database = Database(rows, writing)
+    database = SqliteDatabase(rows, writing)
     yield Quota(Directory(), SqlCounters(database), Refusals(), lambda: datetime.now(UTC))
     writing.stop()
     database.close()

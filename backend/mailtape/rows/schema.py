@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Engine, NullPool, create_engine, event
 
 from mailtape.rows import migrations
-from mailtape.rows.database import driver_errors, prepare
+from mailtape.rows.sqlite_database import driver_errors, prepare
 
 
 class SchemaState(Enum):

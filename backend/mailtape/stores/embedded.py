@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from mailtape.data_folder import DataFolder
-from mailtape.rows.database import Database, driver_errors
+from mailtape.rows.sqlite_database import SqliteDatabase, driver_errors
 from mailtape.rows.writing_thread import WritingThread
 from mailtape.stores.sqlite_bodies import SqliteBodies
 from mailtape.stores.sqlite_queue import SqliteQueue
@@ -17,7 +17,7 @@ class Stores:
     """What stands in a data folder, open."""
 
     writing: WritingThread
-    database: Database
+    database: SqliteDatabase
     bodies: SqliteBodies
     queue: SqliteQueue
 
@@ -45,7 +45,7 @@ def open_stores(folder: DataFolder, *, queue_max_bytes: int) -> Stores:
     with driver_errors():
         return Stores(
             writing=writing,
-            database=Database(folder.rows, writing),
+            database=SqliteDatabase(folder.rows, writing),
             bodies=SqliteBodies(folder.bodies, writing),
             queue=SqliteQueue(folder.queue, writing, max_bytes=queue_max_bytes),
         )

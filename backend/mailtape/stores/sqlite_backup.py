@@ -28,7 +28,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
-from mailtape.rows.database import driver_errors, prepare
+from mailtape.rows.sqlite_database import driver_errors, prepare
 
 _PAGES_A_STEP = 1024
 _PIN = "SELECT count(*) FROM sqlite_master"

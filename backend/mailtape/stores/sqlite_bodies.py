@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from mailtape.domain.ids import IngestId, OrganisationId
 from mailtape.ports.bodies import Blob, Body, BodyKey
-from mailtape.rows.database import BLOB_PAGE_OCTETS, driver_errors, prepare, shrink
+from mailtape.rows.sqlite_database import BLOB_PAGE_OCTETS, driver_errors, prepare, shrink
 from mailtape.rows.writing_thread import WritingThread
 
 T = TypeVar("T")

@@ -28,7 +28,7 @@ from mailtape.domain.envelope import Envelope, Protocol
 from mailtape.domain.errors import StoreFull
 from mailtape.domain.ids import IngestId, OrganisationId
 from mailtape.ports.queue import Leased, Parked, QueueDepth
-from mailtape.rows.database import BLOB_PAGE_OCTETS, driver_errors, prepare, shrink
+from mailtape.rows.sqlite_database import BLOB_PAGE_OCTETS, driver_errors, prepare, shrink
 from mailtape.rows.writing_thread import WritingThread
 
 T = TypeVar("T")

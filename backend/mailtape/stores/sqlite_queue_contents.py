@@ -13,7 +13,7 @@ import msgspec
 
 from mailtape.domain.envelope import Envelope
 from mailtape.domain.ids import IngestId
-from mailtape.rows.database import driver_errors
+from mailtape.rows.sqlite_database import driver_errors
 
 _PAGE = 500
 _MAILS = (
