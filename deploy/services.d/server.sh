@@ -46,15 +46,18 @@ server_pid() { # prints it; a process that works elsewhere only has the number o
   echo "$pid"
 }
 
-launch() { # starts a command in the folder as a user, when root may choose, apart from this terminal and its signals
-  local user=$1 as=(); shift
-  if [[ $EUID -eq 0 && $user != root ]]; then
-    as=(setpriv "--reuid=$user" "--regid=$user" --init-groups)
-    chown -R "$user:" data
-  fi
+launch() { # starts a command in the folder as a user, apart from this terminal and its signals
+  local user=$1; shift
+  if [[ $EUID -eq 0 ]]; then chown -R "$user:" data; fi
   ulimit -n "$(($(ulimit -Hn) < 16384 ? $(ulimit -Hn) : 16384))"
-  HOME=$PWD setsid "${as[@]}" "$@" >>log 2>&1 </dev/null 8>&- &
+  (as_user "$user" setsid "$@") >>log 2>&1 </dev/null 8>&- &
   echo $! >pid
+}
+
+as_user() { # becomes a command, as a user where root may choose, at home in the folder's data
+  local user=$1 as=(); shift
+  if [[ $EUID -eq 0 ]]; then as=(setpriv "--reuid=$user" "--regid=$user" --init-groups); fi
+  HOME=$PWD/data exec "${as[@]}" "$@"
 }
 
 server_await() {
