@@ -1,0 +1,169 @@
+"""The connection to MongoDB, and how its driver is spoken to.
+
+Every write asks for a majority and the journal by name, whatever a server or an address says.
+Every operation ends within `OPERATION_SECONDS`, retries included, so a server that is stopped or
+cut off costs seconds. Only what every server of the wire protocol has is used: no TTL index, no
+transaction, no upsert, strings without NUL, an `_id` that is a string and is asked for as equal.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from pymongo import AsyncMongoClient, DeleteOne
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.asynchronous.database import AsyncDatabase
+from pymongo.errors import (
+    BulkWriteError,
+    ConnectionFailure,
+    ExecutionTimeout,
+    OperationFailure,
+    PyMongoError,
+    WriteConcernError,
+)
+
+from mailtape.domain.errors import StoreFull, Unavailable
+
+Document = dict[str, Any]
+Client = AsyncMongoClient[Document]
+Database = AsyncDatabase[Document]
+Collection = AsyncCollection[Document]
+
+OPERATION_SECONDS = 6.0
+_SELECTION_SECONDS = 2.0
+_CONNECTION_SECONDS = 2.0
+_CONNECTIONS = 50
+_COMMAND_OCTETS = 8 * 2**20
+"""Of documents in one insert: a slow disk must sync it well within the time of an operation."""
+
+_ALREADY_THERE = 11000
+_DISK_FULL_CODES = frozenset({14031})  # OutOfDiskSpace
+_DISK_FULL_WORDS = ("no space left", "disk is full", "out of disk")
+_NOT_NOW_CODES = frozenset(
+    {
+        1,  # InternalError: the server names no fault of the request
+        8,  # UnknownError
+        13,  # Unauthorized
+        18,  # AuthenticationFailed: somebody changed the password
+        50,  # MaxTimeMSExpired
+        64,  # WriteConcernTimeout
+        91,  # ShutdownInProgress
+        100,  # UnsatisfiableWriteConcern: too few members are up
+        189,  # PrimarySteppedDown
+        262,  # ExceededTimeLimit
+        9001,  # SocketException
+        10107,  # NotWritablePrimary
+        11600,  # InterruptedAtShutdown
+        11601,  # Interrupted
+        11602,  # InterruptedDueToReplStateChange
+    }
+)
+
+
+def open_client(url: str, *, operation_seconds: float = OPERATION_SECONDS) -> Client:
+    """Make a client for the running event loop; it connects when it is first used.
+
+    Durability and time-outs are ours, not the address's: what is given by name goes before it.
+
+    Raises:
+        ConfigurationError: the address cannot be understood.
+    """
+    return AsyncMongoClient(
+        url,
+        w="majority",
+        journal=True,
+        serverSelectionTimeoutMS=int(min(_SELECTION_SECONDS, operation_seconds) * 1000),
+        connectTimeoutMS=int(min(_CONNECTION_SECONDS, operation_seconds) * 1000),
+        socketTimeoutMS=int(operation_seconds * 1000),
+        timeoutMS=int(operation_seconds * 1000),
+        maxPoolSize=_CONNECTIONS,
+        appname="mailtape",
+        tz_aware=True,
+    )
+
+
+@contextmanager
+def driver_errors() -> Iterator[None]:
+    """Turn the driver's errors into the two that the rims know; a bug stays a bug."""
+    try:
+        yield
+    except PyMongoError as error:
+        known = from_mongo(error)
+        if known is None:
+            raise
+        raise known from error
+
+
+def from_mongo(error: PyMongoError) -> Unavailable | None:
+    """Name what keeps MongoDB from working; None for what is a fault of ours."""
+    if isinstance(error, BulkWriteError):
+        return _from_bulk_write(error.details or {})
+    if isinstance(error, OperationFailure) and _is_full(error.code, str(error)):
+        return StoreFull("There is no room to keep this.")
+    temporary = (ConnectionFailure, ExecutionTimeout, WriteConcernError)
+    if error.timeout or isinstance(error, temporary):
+        return _not_now()
+    if isinstance(error, OperationFailure) and error.code in _NOT_NOW_CODES:
+        return _not_now()
+    return None
+
+
+async def insert_missing(collection: Collection, documents: Sequence[Document]) -> set[str]:
+    """Insert what is not there yet; durable on return. Tell the ids that were there already.
+
+    Call it within `driver_errors`.
+    """
+    there: set[str] = set()
+    for group in _groups(documents):
+        try:
+            await collection.insert_many(group, ordered=False)
+        except BulkWriteError as error:
+            # What was there is no failure; all else is, and so is a majority that did not answer.
+            failed = (error.details or {}).get("writeErrors", [])
+            if not failed or (error.details or {}).get("writeConcernErrors"):
+                raise
+            if any(one["code"] != _ALREADY_THERE for one in failed):
+                raise
+            there.update(group[one["index"]]["_id"] for one in failed)
+    return there
+
+
+async def delete_all(collection: Collection, ids: Iterable[str]) -> None:
+    """Delete the documents with these ids; durable on return.
+
+    One statement an id within one command, not `$in`: each is a look into the index everywhere.
+    Call it within `driver_errors`.
+    """
+    if statements := [DeleteOne({"_id": one}) for one in ids]:
+        await collection.bulk_write(statements, ordered=False)
+
+
+def _groups(documents: Sequence[Document]) -> Iterator[list[Document]]:
+    group: list[Document] = []
+    octets = 0
+    for document in documents:
+        size = sum(len(value) for value in document.values() if isinstance(value, bytes))
+        if group and octets + size > _COMMAND_OCTETS:
+            yield group
+            group, octets = [], 0
+        group.append(document)
+        octets += size
+    if group:
+        yield group
+
+
+def _from_bulk_write(details: Mapping[str, Any]) -> Unavailable | None:
+    failed = details.get("writeErrors", [])
+    if any(_is_full(one.get("code"), str(one.get("errmsg"))) for one in failed):
+        return StoreFull("There is no room to keep this.")
+    if any(one.get("code") not in _NOT_NOW_CODES | {_ALREADY_THERE} for one in failed):
+        return None
+    return _not_now()
+
+
+def _is_full(code: int | None, message: str) -> bool:
+    return code in _DISK_FULL_CODES or any(words in message.lower() for words in _DISK_FULL_WORDS)
+
+
+def _not_now() -> Unavailable:
+    return Unavailable("MongoDB cannot be used at the moment.")
