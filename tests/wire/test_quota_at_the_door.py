@@ -107,7 +107,7 @@ async def test_counts_a_mail_though_its_client_did_not_wait(open_house: OpenHous
 async def held_by_the_policy_daemon(quota: Quota) -> None:
     judged = await quota.recipient("once@b", transaction="6d65.0", octets=0)
     assert judged.decision.accepted
-    quota.queued("6d65.0", QUEUE_ID)
+    await quota.queued("6d65.0", QUEUE_ID)
 
 
 async def test_a_mail_that_passes_policy_and_lmtp_is_counted_once(open_lmtp: OpenHouse) -> None:

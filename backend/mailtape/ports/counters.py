@@ -12,6 +12,7 @@ Promises of every implementation:
   once.
 * `commit` always counts, reserved or not, in time or late: the mail is here.
 * What is counted is rebuilt from the rows when the counters have forgotten it.
+* A transaction that was renamed is found by either name, in every process.
 """
 
 from collections.abc import Sequence
@@ -29,6 +30,16 @@ garbage collector stops looking at; there may be a hundred thousand of them."""
 
 class Counters(Protocol):
     """See the module's docstring for what holds of all of these."""
+
+    async def rename(self, transaction: str, became: str) -> None:
+        """Learn that what is held under `transaction` will be asked about as `became`.
+
+        `became` is a queue id of Postfix: letters and digits. A name with anything else in it is
+        nobody's new name, and is not looked up.
+
+        Raises:
+            Unavailable: it could not be kept; what was held runs out by itself.
+        """
 
     async def reserve(
         self, organisation_id: OrganisationId, limits: Limits, key: Key, octets: int, now: datetime
@@ -51,10 +62,18 @@ class Counters(Protocol):
     async def commit(
         self, organisation_id: OrganisationId, keys: Sequence[Key], octets: int, now: datetime
     ) -> None:
-        """Count mails of this size as used, each key once."""
+        """Count mails of this size as used, each key once.
+
+        Raises:
+            Unavailable: it could not be counted now; the rows will tell of the mail.
+        """
 
     async def release(self, organisation_id: OrganisationId, keys: Sequence[Key]) -> None:
-        """Give back what was reserved under these keys and not committed."""
+        """Give back what was reserved under these keys and not committed.
+
+        Raises:
+            Unavailable: it could not be; it runs out by itself.
+        """
 
     async def usage(self, organisation_id: OrganisationId, now: datetime) -> Usage:
         """Tell what is used and reserved.

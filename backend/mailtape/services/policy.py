@@ -52,7 +52,7 @@ async def check(
 
 async def _at_stage(quota: Quota, request: PolicyRequest, domain: str) -> Decision:
     if request.instance and request.queue_id:
-        quota.queued(request.instance, request.queue_id)  # DATA's news, wherever it is known
+        await quota.queued(request.instance, request.queue_id)  # DATA's news, wherever it is known
     if request.protocol_state not in {_RCPT, _END_OF_MESSAGE} or not request.recipient:
         return _NOTHING_TO_SAY
     recipient = _mailbox(request.recipient, domain)

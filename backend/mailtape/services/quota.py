@@ -5,10 +5,9 @@ like any other; nothing is raised for them, so no door can mistake a failure for
 
 A transaction is named by whoever opens it: Postfix's `instance` at the policy daemon, its queue id
 at LMTP, an id of our own at the other doors. The daemon is told which queue id an instance became,
-so that a mail that passes both is reserved and counted once.
+and the counters join the two, so that a mail that passes both is reserved and counted once.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,8 +25,6 @@ from mailtape.services.refusals import Refusals
 
 log = structlog.get_logger(__name__)
 
-_MOST_JOINED = 100_000
-"""Queue ids remembered; Postfix delivers the newest first, and a forgotten one is counted anew."""
 _TRACE_OCTETS = 1024
 """More than Postfix's Received field takes, and too little to be worth smuggling in."""
 _CANNOT_DECIDE = Decision(Verdict.LATER, Reason.CANNOT_DECIDE)
@@ -56,7 +53,6 @@ class Quota:
         self._counters = counters
         self._refusals = refusals
         self._clock = clock
-        self._instances: OrderedDict[str, str] = OrderedDict()
 
     async def recipient(self, address: str, *, transaction: str, octets: int) -> Judged:
         """Judge a recipient, and hold room for its mail when it is taken.
@@ -104,13 +100,17 @@ class Quota:
     async def release(self, transaction: str, judged: Sequence[Judged]) -> None:
         """Give back what was held for these recipients: no mail of theirs will come."""
         for organisation_id, keys in self._counted(transaction, judged):
-            await self._counters.release(organisation_id, keys)
+            try:
+                await self._counters.release(organisation_id, keys)
+            except Unavailable:  # it runs out by itself, and whoever asks has an answer to give
+                log.warning("quota.not_released")
 
-    def queued(self, instance: str, queue_id: str) -> None:
+    async def queued(self, instance: str, queue_id: str) -> None:
         """Remember which queue id Postfix gave to a transaction."""
-        self._instances[queue_id] = instance
-        if len(self._instances) > _MOST_JOINED:
-            self._instances.popitem(last=False)
+        try:
+            await self._counters.rename(instance, queue_id)
+        except Unavailable:  # no reason to refuse a mail: what was held for it runs out
+            log.warning("quota.not_joined")
 
     async def _reserve(self, destination: Destination, transaction: str, octets: int) -> Decision:
         if destination.limits == Limits():
@@ -119,7 +119,7 @@ class Quota:
         return await self._counters.reserve(
             delivery.organisation_id,
             destination.limits,
-            self._key(transaction, delivery.recipient),
+            (transaction, delivery.recipient),
             octets,
             self._clock(),
         )
@@ -135,7 +135,7 @@ class Quota:
             return await self._counters.fits(
                 delivery.organisation_id,
                 destination.limits,
-                self._key(transaction, delivery.recipient),
+                (transaction, delivery.recipient),
                 octets,
                 self._clock(),
             )
@@ -160,9 +160,6 @@ class Quota:
         ]
         counted.sort(key=lambda delivery: delivery.organisation_id)
         return [
-            (organisation_id, [self._key(transaction, each.recipient) for each in deliveries])
+            (organisation_id, [(transaction, each.recipient) for each in deliveries])
             for organisation_id, deliveries in groupby(counted, key=lambda d: d.organisation_id)
         ]
-
-    def _key(self, transaction: str, recipient: str) -> Key:
-        return (self._instances.get(transaction, transaction), recipient)

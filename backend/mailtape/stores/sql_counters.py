@@ -20,6 +20,7 @@ from mailtape.domain.tier import Limits
 from mailtape.ports.counters import Key
 from mailtape.rows import organisations, usage
 from mailtape.rows.database import Database, Session
+from mailtape.stores.joined_names import JoinedNames
 
 _RESERVED_SECONDS = 600
 """Longer than a sender may take from RCPT to the end of DATA and Postfix to hand the mail over."""
@@ -69,16 +70,22 @@ class SqlCounters:
         self._waiting = dict(waiting or {})
         self._accounts: dict[OrganisationId, _Account] = {}
         self._opening: dict[OrganisationId, asyncio.Task[_Account]] = {}
+        self._joined = JoinedNames()
 
     async def start(self, now: datetime) -> None:
         """Read the organisations whose mail waits; call it before any is taken from the queue."""
         for organisation_id in list(self._waiting):
             await self._account(organisation_id, now)
 
+    async def rename(self, transaction: str, became: str) -> None:
+        """See `ports.counters`."""
+        self._joined.join(transaction, became)
+
     async def reserve(
         self, organisation_id: OrganisationId, limits: Limits, key: Key, octets: int, now: datetime
     ) -> Decision:
         """See `ports.counters`."""
+        key = self._joined.key(key)
         account = await self._account(organisation_id, now)
         if key in account.reserved or key in account.committed:
             return Decision(Verdict.ACCEPT)
@@ -94,6 +101,7 @@ class SqlCounters:
         self, organisation_id: OrganisationId, limits: Limits, key: Key, octets: int, now: datetime
     ) -> Decision:
         """See `ports.counters`."""
+        key = self._joined.key(key)
         account = await self._account(organisation_id, now)
         if key in account.committed:
             return Decision(Verdict.ACCEPT)
@@ -108,7 +116,7 @@ class SqlCounters:
     ) -> None:
         """See `ports.counters`."""
         account = await self._account(organisation_id, now)
-        for key in keys:
+        for key in map(self._joined.key, keys):
             if key in account.committed:
                 continue
             account.drop(key)
@@ -122,7 +130,7 @@ class SqlCounters:
         """See `ports.counters`."""
         account = self._accounts.get(organisation_id)
         if account is not None:
-            for key in keys:
+            for key in map(self._joined.key, keys):
                 account.drop(key)
 
     async def usage(self, organisation_id: OrganisationId, now: datetime) -> Usage:

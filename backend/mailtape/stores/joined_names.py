@@ -1,0 +1,34 @@
+"""The names of transactions that were renamed, as far as this process remembers them.
+
+Postfix's queue id is not known when a recipient is accepted; what is held then is held under its
+`instance`, and asked about later by the queue id.
+"""
+
+from collections import OrderedDict
+
+from mailtape.ports.counters import Key
+
+_MOST = 100_000
+"""Postfix delivers the newest first, and a mail whose name is forgotten is counted anew."""
+
+
+class JoinedNames:
+    """Which name a transaction is held under; bounded, the oldest is forgotten first."""
+
+    def __init__(self) -> None:
+        self._first: OrderedDict[str, str] = OrderedDict()
+
+    def join(self, transaction: str, became: str) -> None:
+        """Remember that what is called `became` is held under `transaction`."""
+        self._first[became] = transaction
+        if len(self._first) > _MOST:
+            self._first.popitem(last=False)
+
+    def find(self, name: str) -> str | None:
+        """Tell the name it is held under; None when nothing was heard of this one."""
+        return self._first.get(name)
+
+    def key(self, key: Key) -> Key:
+        """Write a key with the name that it is held under."""
+        first = self._first.get(key[0])
+        return key if first is None else (first, key[1])
