@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from mailtape.domain.envelope import Envelope
-from mailtape.domain.ids import IngestId, OrganisationId
+from mailtape.domain.ids import IngestId
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,7 @@ class Parked:
     """A mail that could not be stored and waits for a person."""
 
     receipt: int
+    """Names it for as long as it is parked, in every process; a lease's receipt may not."""
     envelope: Envelope
     reason: str
 
@@ -97,10 +98,17 @@ class Queue(Protocol):
         """
 
     async def depth(self) -> QueueDepth:
-        """Count what waits, is leased and is parked."""
+        """Count what waits, is leased and is parked; leases of other processes may stay unseen.
 
-    async def backlog(self) -> dict[OrganisationId, tuple[int, int]]:
-        """Count the messages and raw bytes that each organisation has waiting or leased."""
+        Raises:
+            Unavailable: it cannot be told.
+        """
 
     async def named(self, ingest_ids: Sequence[IngestId]) -> set[IngestId]:
-        """Tell which of these are waiting, leased or parked: no sweep may take their body."""
+        """Tell which of these are waiting, leased or parked: no sweep may take their body.
+
+        Who cannot tell names too many, never too few.
+
+        Raises:
+            Unavailable: it cannot be told.
+        """

@@ -22,14 +22,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-import msgspec
-
-from mailtape.domain.envelope import Envelope, Protocol
+from mailtape.domain.envelope import Envelope
 from mailtape.domain.errors import StoreFull
 from mailtape.domain.ids import IngestId, OrganisationId
 from mailtape.ports.queue import Leased, Parked, QueueDepth
 from mailtape.rows.sqlite_database import BLOB_PAGE_OCTETS, driver_errors, prepare, shrink
 from mailtape.rows.writing_thread import WritingThread
+from mailtape.stores.queue_encoding import decode, decode_to_show, encode
 
 T = TypeVar("T")
 
@@ -49,8 +48,6 @@ CREATE TABLE IF NOT EXISTS mail (
 CREATE INDEX IF NOT EXISTS ix_mail_ingest ON mail (ingest_id);
 CREATE INDEX IF NOT EXISTS ix_mail_parked ON mail (number) WHERE parked IS NOT NULL;
 """
-_ENCODE = msgspec.msgpack.Encoder().encode
-_DECODE = msgspec.msgpack.Decoder(Envelope).decode
 
 
 @dataclass(slots=True)
@@ -83,9 +80,8 @@ class _Found:
         number, encoded, raw, tries, _ = row
         if self.leased and (len(self.leased) >= most or self.octets + len(raw) > most_bytes):
             return False
-        try:
-            envelope = _DECODE(encoded)
-        except msgspec.MsgspecError:
+        envelope = decode(encoded)
+        if envelope is None:
             self.broken.append(number)
             return True
         self.leased.append(Leased(number, envelope, raw, tries))
@@ -142,7 +138,7 @@ class SqliteQueue:
             raise StoreFull("The queue is full.")
         self._last += 1
         put = _Put(
-            (self._last, envelope.ingest_id, _ENCODE(envelope), raw),
+            (self._last, envelope.ingest_id, encode(envelope), raw),
             asyncio.get_running_loop().create_future(),
         )
         self._held += 1
@@ -318,7 +314,7 @@ class SqliteQueue:
         )
         return await self._read(
             lambda: [
-                Parked(number, _envelope(encoded, ingest_id, size), reason)
+                Parked(number, decode_to_show(encoded, ingest_id, size), reason)
                 for number, ingest_id, encoded, size, reason in self._reader.execute(query, (most,))
             ]
         )
@@ -373,7 +369,7 @@ class SqliteQueue:
         return QueueDepth(self._held - self._parked - leased, leased, self._parked)
 
     async def backlog(self) -> dict[OrganisationId, tuple[int, int]]:
-        """See `ports.queue`."""
+        """Count the messages and raw bytes that each organisation has waiting or leased."""
         return await self._read(self._count_backlog)
 
     def _count_backlog(self) -> dict[OrganisationId, tuple[int, int]]:
@@ -381,7 +377,7 @@ class SqliteQueue:
         octets: Counter[OrganisationId] = Counter()
         query = "SELECT ingest_id, envelope, length(raw) FROM mail WHERE parked IS NULL"
         for ingest_id, encoded, size in self._reader.execute(query):
-            for delivery in _envelope(encoded, ingest_id, size).deliveries:
+            for delivery in decode_to_show(encoded, ingest_id, size).deliveries:
                 messages[delivery.organisation_id] += 1
                 octets[delivery.organisation_id] += size
         return {each: (messages[each], octets[each]) for each in messages}
@@ -420,14 +416,6 @@ class SqliteQueue:
                 return query()
 
         return await asyncio.get_running_loop().run_in_executor(self._reading, run)
-
-
-def _envelope(encoded: bytes, ingest_id: bytes, size: int) -> Envelope:
-    """Read an envelope to be shown; one that cannot be read shows what the row knows."""
-    try:
-        return _DECODE(encoded)
-    except msgspec.MsgspecError:
-        return Envelope(IngestId(ingest_id), 0, Protocol.SMTP, "", (), size)
 
 
 def _open(path: Path) -> sqlite3.Connection:

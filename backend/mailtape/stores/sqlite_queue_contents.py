@@ -9,18 +9,15 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
-
-from mailtape.domain.envelope import Envelope
 from mailtape.domain.ids import IngestId
 from mailtape.rows.sqlite_database import driver_errors
+from mailtape.stores.queue_encoding import decode
 
 _PAGE = 500
 _MAILS = (
     "SELECT number, ingest_id, envelope, length(raw) FROM mail WHERE number > ?"
     " ORDER BY number LIMIT ?"
 )
-_decode = msgspec.msgpack.Decoder(Envelope).decode
 
 
 class QueuedMail(NamedTuple):
@@ -47,8 +44,6 @@ def contents(path: Path) -> Iterator[QueuedMail]:
             after = page[-1][0]
 
 
-def _stated_size(envelope: bytes) -> int | None:
-    try:
-        return _decode(envelope).size
-    except msgspec.MsgspecError:
-        return None
+def _stated_size(encoded: bytes) -> int | None:
+    envelope = decode(encoded)
+    return None if envelope is None else envelope.size
