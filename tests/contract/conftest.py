@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from contract import mongo
+from mailtape.ports.bodies import Bodies
+from mailtape.ports.claims import Claims
 from mailtape.rows.writing_thread import WritingThread
 from mailtape.stores.sqlite_bodies import SqliteBodies
 from mailtape.stores.sqlite_queue import SqliteQueue
@@ -56,10 +59,20 @@ def queue(open_queue: Callable[..., SqliteQueue]) -> SqliteQueue:
     return open_queue()
 
 
-@pytest.fixture
-async def bodies(tmp_path: Path) -> AsyncIterator[SqliteBodies]:
+@pytest.fixture(params=["sqlite", pytest.param("mongo", marks=pytest.mark.services)])
+async def bodies(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bodies]:
+    if request.param == "mongo":
+        async with mongo.open_bodies() as kept:
+            yield kept
+        return
     writing = WritingThread()
     bodies = SqliteBodies(tmp_path / "bodies.sqlite3", writing)
     yield bodies
     writing.stop()
     bodies.close()
+
+
+@pytest.fixture(params=[pytest.param("mongo", marks=pytest.mark.services)])
+async def claims(request: pytest.FixtureRequest) -> AsyncIterator[Claims]:
+    async with mongo.open_claims() as kept:
+        yield kept

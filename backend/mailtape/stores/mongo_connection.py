@@ -6,7 +6,7 @@ cut off costs seconds. Only what every server of the wire protocol has is used: 
 transaction, no upsert, strings without NUL, an `_id` that is a string and is asked for as equal.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,6 +21,7 @@ from pymongo.errors import (
     PyMongoError,
     WriteConcernError,
 )
+from pymongo.monitoring import CommandListener
 
 from mailtape.domain.errors import StoreFull, Unavailable
 
@@ -60,10 +61,16 @@ _NOT_NOW_CODES = frozenset(
 )
 
 
-def open_client(url: str, *, operation_seconds: float = OPERATION_SECONDS) -> Client:
+def open_client(
+    url: str,
+    *,
+    operation_seconds: float = OPERATION_SECONDS,
+    listeners: Sequence[CommandListener] = (),
+) -> Client:
     """Make a client for the running event loop; it connects when it is first used.
 
     Durability and time-outs are ours, not the address's: what is given by name goes before it.
+    `listeners` are told of every command.
 
     Raises:
         ConfigurationError: the address cannot be understood.
@@ -79,6 +86,7 @@ def open_client(url: str, *, operation_seconds: float = OPERATION_SECONDS) -> Cl
         maxPoolSize=_CONNECTIONS,
         appname="mailtape",
         tz_aware=True,
+        event_listeners=listeners,
     )
 
 
@@ -128,13 +136,14 @@ async def insert_missing(collection: Collection, documents: Sequence[Document]) 
     return there
 
 
-async def delete_all(collection: Collection, ids: Iterable[str]) -> None:
+async def delete_all(collection: Collection, ids: Sequence[str], at_a_time: int) -> None:
     """Delete the documents with these ids; durable on return.
 
-    One statement an id within one command, not `$in`: each is a look into the index everywhere.
-    Call it within `driver_errors`.
+    One statement an id, not `$in`: each is a look into the index everywhere. `at_a_time` bounds
+    what one command must do within its time. Call it within `driver_errors`.
     """
-    if statements := [DeleteOne({"_id": one}) for one in ids]:
+    for first in range(0, len(ids), at_a_time):
+        statements = [DeleteOne({"_id": one}) for one in ids[first : first + at_a_time]]
         await collection.bulk_write(statements, ordered=False)
 
 

@@ -108,12 +108,9 @@ class MongoFiles:
         with driver_errors():
             for file_id in file_ids:
                 entry = await self.entries.find_one({"_id": file_id})
-                if entry is None:
-                    continue
-                chunks = _chunk_ids(entry)
-                for first in range(0, len(chunks), _GROUP):
-                    await delete_all(self._chunks, chunks[first : first + _GROUP])
-                await delete_all(self.entries, [file_id])
+                if entry is not None:
+                    await delete_all(self._chunks, _chunk_ids(entry), _GROUP)
+                    await delete_all(self.entries, [file_id], 1)
 
 
 def _chunk_ids(entry: Document) -> list[str]:
