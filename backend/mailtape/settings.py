@@ -236,10 +236,11 @@ class Listeners(_Section):
     )
     metrics_listen: OptionalListen = Field(
         default=None,
-        description=(
-            "Health and metrics of processes without HTTP. Read, but this release binds nothing"
-            " for it: `serve` has both at HTTP_LISTEN."
-        ),
+        description="Health and metrics of processes without HTTP; unset: none.",
+    )
+    notify_socket: Annotated[str | None, Form("set by systemd")] = Field(
+        default=None,
+        description="Where systemd is told that a process is ready or ends; leave it alone.",
     )
     drain_timeout_seconds: Seconds = Field(
         default=20,
@@ -322,8 +323,7 @@ class Mail(_Section):
     lmtp_trusted: Networks = Field(
         default=(IPv4Network("127.0.0.0/8"), IPv6Network("::1/128")),
         description=(
-            "Networks whose word on other clients (LMTP, XFORWARD) is taken. Read, but this release"
-            " takes nobody's."
+            "Networks that LMTP is taken from, and whose word on other clients (XFORWARD) is taken."
         ),
     )
 

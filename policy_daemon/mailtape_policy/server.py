@@ -63,15 +63,17 @@ class Server:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    async def listen(self, host: str, port: int) -> tuple[str, int]:
+    async def listen(self, host: str, port: int, *, shared: bool = False) -> tuple[str, int]:
         """Start to take connections; returns host and port as bound (0 chooses one).
+
+        `shared`: other processes may listen there too; the kernel spreads the connections.
 
         Raises:
             OSError: the address cannot be bound.
         """
         loop = asyncio.get_running_loop()
         self._listener = await loop.create_server(
-            lambda: Connection(self), host, port, backlog=_BACKLOG
+            lambda: Connection(self), host, port, backlog=_BACKLOG, reuse_port=shared
         )
         name = self._listener.sockets[0].getsockname()
         return name[0], name[1]

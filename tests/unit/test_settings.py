@@ -20,7 +20,7 @@ STRONG = {
     "JWT_SECRET": "vN3kq0Zt7yXw2LrB9pHs4EdJ6mUcAf8G",
     "API_TOKEN_SALT": "Qe5Tz1Rb8WnYk3Vx7MgLs0Pd2Hj6CuFa",
 }
-READ_AHEAD = {"metrics_listen", "frontend_url"}
+READ_AHEAD = {"frontend_url"}
 """Names that operators set already and that this release has nothing for; the reference says so."""
 
 

@@ -16,7 +16,13 @@ router = APIRouter(tags=["Operation"])
 @router.get("/health", response_model=Health, responses=errors.responses(Unavailable))
 async def get_health(parts: GivenParts) -> Health | Response:
     """Answer 200 while messages can be read and mail is accepted."""
-    works = await health.check(parts.database, parts.queue)
+    works = await health.check(
+        {
+            "rows": health.reading(parts.database),
+            "writing": health.writing(parts.database),
+            "queue": health.accepting(parts.queue),
+        }
+    )
     if all(works.values()):
         return Health(status="healthy")
     down = ", ".join(name for name, is_up in works.items() if not is_up)

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from mailtape.serve import within_open_files
+from mailtape.roles.process import within_open_files
 from mailtape.settings import Settings, read_settings
 
 

@@ -1,0 +1,78 @@
+"""The jobs of upkeep, by what they look after; a program chooses those that are its own."""
+
+from collections.abc import Callable
+from datetime import datetime
+
+from mailtape.domain.ids import OrganisationId
+from mailtape.opening import Stores
+from mailtape.roles import process
+from mailtape.roles.upkeep import Job
+from mailtape.services import retention
+from mailtape.services.refusals import Refusals
+from mailtape.services.usage import ApiCalls
+from mailtape.services.wakeups import Wakeups
+from mailtape.settings import Settings
+
+_TRIM_SECONDS = 30.0
+_FLUSH_SECONDS = 5.0
+_RECONCILE_SECONDS = 5.0
+_SWEEP_SECONDS = 3600.0
+_TIDY_SECONDS = 60.0
+_FILES_SECONDS = 5.0
+
+
+def of_files(stores: Stores) -> list[Job]:
+    """Give back what the files of the embedded stores no longer need; see that files can be had."""
+    return [
+        Job(_TIDY_SECONDS, "stores.tidy", stores.tidy),
+        Job(_FILES_SECONDS, "process.files", process.try_to_open_a_file),
+    ]
+
+
+def of_rows(
+    settings: Settings, stores: Stores, local: OrganisationId, clock: Callable[[], datetime]
+) -> list[Job]:
+    """Keep the captured mail within its bounds; sweep bodies that nobody names."""
+    bounds = retention.Bounds(settings.capture_max_messages, settings.capture_max_bytes)
+
+    async def trim() -> int:
+        return await retention.trim(stores.database, stores.bodies, local, bounds, now=clock())
+
+    async def sweep() -> int:
+        return await retention.sweep(stores.database, stores.bodies, stores.queue, now=clock())
+
+    return [
+        Job(_TRIM_SECONDS, "retention.trim", trim),
+        Job(_SWEEP_SECONDS, "retention.sweep", sweep),
+    ]
+
+
+def of_counters(stores: Stores, clock: Callable[[], datetime]) -> list[Job]:
+    """Keep the counters true to the rows, once no mail is between the two."""
+
+    async def reconcile() -> int:
+        depth = await stores.queue.depth()
+        return 0 if depth.waiting or depth.leased else await stores.counters.reconcile(clock())
+
+    return [Job(_RECONCILE_SECONDS, "counters.reconcile", reconcile)]
+
+
+def of_calls(stores: Stores, calls: ApiCalls) -> Job:
+    """Write how often the API was called."""
+
+    async def flush() -> int:
+        await calls.flush(stores.database)
+        return 0  # not worth a line in the log
+
+    return Job(_FLUSH_SECONDS, "usage.flush", flush)
+
+
+def of_refusals(
+    stores: Stores, refusals: Refusals, wakeups: Wakeups, clock: Callable[[], datetime]
+) -> Job:
+    """Tell organisations what was refused."""
+
+    async def tell() -> int:
+        return await refusals.flush(stores.database, wakeups, clock())
+
+    return Job(_RECONCILE_SECONDS, "refusals.tell", tell)

@@ -1,0 +1,32 @@
+"""Work that is due again and again while a process lives, and once more when it ends."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+from mailtape_workers.schedule import every
+
+
+class Job(NamedTuple):
+    """What is done every so many seconds; it answers how much it did."""
+
+    seconds: float
+    name: str
+    run: Callable[[], Awaitable[int]]
+
+
+@asynccontextmanager
+async def doing(
+    jobs: Sequence[Job], *, at_the_end: Sequence[Callable[[], Awaitable[int]]] = ()
+) -> AsyncIterator[None]:
+    """Do these for as long as the context lasts."""
+    tasks = [asyncio.create_task(every(*job)) for job in jobs]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for last in at_the_end:
+            await last()

@@ -1,0 +1,71 @@
+"""The role that answers over HTTP."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+from mailtape.api.deps import ApiSettings
+from mailtape.domain.query import WordLimits
+from mailtape.domain.session import FailureRules, SessionRules
+from mailtape.http_server import HttpBounds, HttpServer
+from mailtape.services.tokens import Keys
+from mailtape.settings import HostPort, Settings
+
+_KEEP_ALIVE_SECONDS = 75
+"""As nginx: clients that poll now and then keep their connection."""
+
+
+def api_settings(settings: Settings, keys: Keys, bound: HostPort) -> ApiSettings:
+    """Say in plain values what the operator has set; `bound` is where HTTP is listened for."""
+    url = settings.backend_url or f"http://{bound}"
+    return ApiSettings(
+        keys=keys,
+        domain=settings.domain,
+        backend_url=url.rstrip("/"),
+        registration_open=settings.registration_open,
+        secure_cookies=url.startswith("https:"),
+        sessions=SessionRules(
+            access_lifetime=timedelta(minutes=settings.access_token_lifetime_minutes),
+            refresh_lifetime=timedelta(days=settings.refresh_token_lifetime_days),
+            absolute_limit=timedelta(days=settings.session_absolute_limit_days),
+            idle_limit=timedelta(days=settings.session_idle_limit_days),
+        ),
+        failures=FailureRules(
+            per_account=settings.auth_failures_per_account,
+            per_client=settings.auth_failures_per_client,
+            window=timedelta(minutes=settings.auth_failure_window_minutes),
+        ),
+        message_max_bytes=settings.smtp_max_message_bytes,
+        max_json_bytes=settings.http_max_json_bytes,
+        wait_limit=timedelta(seconds=settings.wait_max_seconds),
+        words=WordLimits(settings.search_max_chars, settings.search_max_terms),
+        most_recipients=settings.smtp_max_recipients,
+    )
+
+
+@asynccontextmanager
+async def serving(
+    settings: Settings, app: Any, listening: socket.socket, on_leave: Callable[[], None]
+) -> AsyncIterator[HttpServer]:
+    """Answer requests for as long as the context lasts; `on_leave` ends waits and streams."""
+    server = HttpServer(
+        app,
+        HttpBounds(settings.http_max_connections, settings.http_request_timeout_seconds),
+        on_leave,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=settings.drain_timeout_seconds,
+    )
+    serving = asyncio.create_task(server.serve(sockets=[listening]))
+    await server.ready.wait()
+    try:
+        yield server
+    finally:
+        server.leave()
+        await serving
