@@ -1,14 +1,17 @@
 """The implementations that every contract suite runs against."""
 
+import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from contract import mongo
+from contract import mongo, rabbit
 from mailtape.ports.bodies import Bodies
 from mailtape.ports.claims import Claims
+from mailtape.ports.queue import Queue
 from mailtape.rows.writing_thread import WritingThread
 from mailtape.stores.sqlite_bodies import SqliteBodies
 from mailtape.stores.sqlite_queue import SqliteQueue
@@ -24,15 +27,29 @@ class Clock:
         return time.time() + self.ahead
 
 
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
+LEASE_SECONDS = 60
 
 
-@pytest.fixture
-async def open_queue(tmp_path: Path, clock: Clock) -> AsyncIterator[Callable[..., SqliteQueue]]:
-    """Opens the same queue again and again, as restarted processes would."""
+@dataclass(frozen=True)
+class QueueTwin:
+    """One implementation, and what a test cannot ask of the port."""
+
+    reopen: Callable[..., Awaitable[Queue]]
+    """Opens the same queue again, as a restarted process would."""
+    forward: Callable[[float], Awaitable[None]]
+    """Lets so many seconds pass."""
+    end_leases: Callable[[Queue], Awaitable[None]]
+    """Ends every lease, in the way that leases end here."""
+
+
+@pytest.fixture(params=["sqlite", pytest.param("rabbit", marks=pytest.mark.services)])
+async def twin(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[QueueTwin]:
+    if request.param == "rabbit":
+        async with rabbit.open_queues() as queues:
+            yield QueueTwin(queues.reopen, asyncio.sleep, rabbit.lose_connection)
+        return
     opened: list[tuple[SqliteQueue, WritingThread]] = []
+    clock = Clock()
 
     def close_last() -> None:
         while opened:
@@ -40,23 +57,34 @@ async def open_queue(tmp_path: Path, clock: Clock) -> AsyncIterator[Callable[...
             writing.stop()
             queue.close()
 
-    def open_queue(max_bytes: int = 2**30) -> SqliteQueue:
+    async def reopen(max_bytes: int = 2**30) -> SqliteQueue:
         close_last()
         writing = WritingThread()
         path = tmp_path / "queue.sqlite3"
         queue = SqliteQueue(
-            path, writing, max_bytes=max_bytes, lease_seconds=60, clock=clock, ticks=clock
+            path,
+            writing,
+            max_bytes=max_bytes,
+            lease_seconds=LEASE_SECONDS,
+            clock=clock,
+            ticks=clock,
         )
         opened.append((queue, writing))
         return queue
 
-    yield open_queue
+    async def forward(seconds: float) -> None:
+        clock.ahead += seconds
+
+    async def end_leases(_: Queue) -> None:
+        clock.ahead += LEASE_SECONDS + 1
+
+    yield QueueTwin(reopen, forward, end_leases)
     close_last()
 
 
 @pytest.fixture
-def queue(open_queue: Callable[..., SqliteQueue]) -> SqliteQueue:
-    return open_queue()
+async def queue(twin: QueueTwin) -> Queue:
+    return await twin.reopen()
 
 
 @pytest.fixture(params=["sqlite", pytest.param("mongo", marks=pytest.mark.services)])

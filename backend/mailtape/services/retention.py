@@ -7,8 +7,9 @@ takes later. The other way round a message would be shown whose body is gone.
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from mailtape.domain.ids import OrganisationId
+from mailtape.domain.ids import IngestId, OrganisationId
 from mailtape.ports.bodies import Bodies, BodyKey
+from mailtape.ports.claims import Claims
 from mailtape.ports.queue import Queue
 from mailtape.rows import messages, receipts, retention
 from mailtape.rows.database import Database
@@ -62,14 +63,31 @@ async def sweep(database: Database, bodies: Bodies, queue: Queue, *, now: dateti
     after: BodyKey | None = None
     while page := await bodies.keys(after, _CHUNK):
         old = [key for key in page if key.ingest_id[:6] < oldest_spared]
-        # The queue first: a mail leaves it only when its rows are there to be seen by the second
-        # look. The other way round one that is stored between the looks would be seen by neither.
-        queued = await queue.named([key.ingest_id for key in old])
-        unqueued = [key for key in old if key.ingest_id not in queued]
+        suspects = await database.read(retention.without_rows, old)
+        # The queue, then the rows again: a mail leaves it only when its rows are there to be seen.
+        # One that is stored between the first look and the second would be seen by neither.
+        queued = await queue.named([key.ingest_id for key in suspects])
+        unqueued = [key for key in suspects if key.ingest_id not in queued]
         orphans = await database.read(retention.without_rows, unqueued)
         await bodies.delete(orphans)
         deleted += len(orphans)
         after = page[-1]
     await database.write_bulk(retention.forget_keys, now - _REPEATS_COME_WITHIN)
     await database.write_bulk(receipts.forget, now - _REPEATS_COME_WITHIN)
+    return deleted
+
+
+async def sweep_claims(claims: Claims, queue: Queue, *, now: datetime) -> int:
+    """Delete claims of large mail that no queue names any more; tell how many.
+
+    A claim is left when a process ended between the queue and the claim, either way round.
+    """
+    deleted = 0
+    after: IngestId | None = None
+    while page := await claims.older_than(now - _ORPHAN_AGE, _CHUNK, after):
+        queued = await queue.named(page)
+        orphans = [ingest_id for ingest_id in page if ingest_id not in queued]
+        await claims.delete(orphans)
+        deleted += len(orphans)
+        after = page[-1]
     return deleted

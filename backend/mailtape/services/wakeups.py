@@ -8,7 +8,7 @@ before the first look misses nothing that is committed after it.
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 
 from mailtape.domain.errors import TooMany
@@ -47,6 +47,7 @@ class Wakeups:
         self.most = most
         self._watches: defaultdict[OrganisationId, set[Watch]] = defaultdict(set)
         self._closed = False
+        self._tell_others: Callable[[OrganisationId], None] | None = None
 
     @property
     def closed(self) -> bool:
@@ -59,20 +60,34 @@ class Wakeups:
 
     def announce(self, organisation_id: OrganisationId) -> None:
         """Wake everybody who watches this organisation; call it after the commit."""
-        for watch in self._watches.get(organisation_id, ()):
-            watch.ring()
+        self.ring(organisation_id)
+        if self._tell_others is not None:
+            self._tell_others(organisation_id)
 
     def announce_all(self, organisation_ids: Iterable[OrganisationId]) -> None:
         """Announce to each of these."""
         for organisation_id in organisation_ids:
             self.announce(organisation_id)
 
-    def close(self) -> None:
-        """Wake everybody for the last time."""
-        self._closed = True
+    def also_tell(self, announce: Callable[[OrganisationId], None]) -> None:
+        """Hand every announcement on to the watchers of other processes; it must not block."""
+        self._tell_others = announce
+
+    def ring(self, organisation_id: OrganisationId) -> None:
+        """Wake those who watch this organisation in this process."""
+        for watch in self._watches.get(organisation_id, ()):
+            watch.ring()
+
+    def ring_all(self) -> None:
+        """Wake everybody in this process: an announcement may have been lost."""
         for watches in self._watches.values():
             for watch in watches:
                 watch.ring()
+
+    def close(self) -> None:
+        """Wake everybody for the last time."""
+        self._closed = True
+        self.ring_all()
 
     @asynccontextmanager
     async def watch(self, organisation_id: OrganisationId) -> AsyncIterator[Watch]:

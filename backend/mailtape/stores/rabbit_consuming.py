@@ -30,7 +30,9 @@ LATE_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Delivery:
+class Delivery:
+    """A mail that the broker counts as ours until it is acknowledged."""
+
     tag: int
     """Counts up within a channel, as receipts do through all of them."""
     mail: RabbitMail | None
@@ -53,7 +55,7 @@ class RabbitConsuming:
         self._clock = clock
         self._link = RabbitLink(url, f"consuming {topology.queue}", self._open, self._forget)
         self._last_receipt = 0
-        self._held: dict[int, _Delivery] = {}
+        self._held: dict[int, Delivery] = {}
         """All that is delivered and not acknowledged, in order of receipts and so of tags."""
         self._ready: list[int] = []
         """Receipts of what nobody has leased, the oldest first; a heap."""
@@ -108,7 +110,7 @@ class RabbitConsuming:
         receipt = self._last_receipt
         mail = None if is_probe(message) else RabbitMail.read(message)
         late = mail is not None and self._is_late(mail.ingest_id)
-        self._held[receipt] = _Delivery(message.delivery_tag or 0, mail, late)
+        self._held[receipt] = Delivery(message.delivery_tag or 0, mail, late)
         if late:
             await self._tell_of_late_mail()
         if receipt in self._held:  # it is not when the channel was lost meanwhile
@@ -235,7 +237,7 @@ class RabbitConsuming:
 
 
 def acknowledgements(
-    held: Mapping[int, _Delivery], receipts: Collection[int]
+    held: Mapping[int, Delivery], receipts: Collection[int]
 ) -> list[tuple[int, bool]]:
     """Put acknowledgements into as few words as are safe: tags, and whether each covers all before.
 

@@ -26,7 +26,7 @@ from mailtape.stores.rabbit_consuming import RabbitConsuming
 from mailtape.stores.rabbit_mail import RabbitMail
 from mailtape.stores.rabbit_parked import RabbitParked
 from mailtape.stores.rabbit_publishing import RabbitPublishing
-from mailtape.stores.rabbit_topology import RabbitTopology
+from mailtape.stores.rabbit_topology import SETTLE_SECONDS, RabbitTopology
 
 log = structlog.get_logger(__name__)
 
@@ -50,9 +50,10 @@ class RabbitQueue:
         max_bytes: int,
         prefetch: int = _PREFETCH,
         publish_seconds: float = _PUBLISH_SECONDS,
+        settle_seconds: float = SETTLE_SECONDS,
     ) -> None:
         self._url = url
-        self._topology = RabbitTopology(queue, max_bytes)
+        self._topology = RabbitTopology(queue, max_bytes, settle_seconds)
         self._claims = claims
         self._publishing = RabbitPublishing(url, self._topology, publish_seconds)
         self._consuming = RabbitConsuming(url, self._topology, prefetch)

@@ -17,13 +17,18 @@ times a week). A mail that kills its parser has its own few tries; this limit is
 the process around it.
 """
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any
 
 from aio_pika.abc import AbstractChannel, AbstractConnection
-from aio_pika.exceptions import ChannelPreconditionFailed
+from aio_pika.exceptions import ChannelNotFoundEntity, ChannelPreconditionFailed
 
 from mailtape.domain.errors import Conflict
+
+SETTLE_SECONDS = 1.0
+"""RabbitMQ notes a new quorum queue on disk half a second after it was declared. A node that is
+killed before that comes back without what it had confirmed."""
 
 DELIVERY_LIMIT = 1000
 _NO_LIMIT = 2**31 - 1
@@ -37,6 +42,8 @@ class RabbitTopology:
     queue: str
     max_bytes: int
     """How much mail may wait in the queue itself, in bytes."""
+    settle_seconds: float = SETTLE_SECONDS
+    """How long a new queue is left alone before anything is put in."""
 
     @property
     def retry(self) -> str:
@@ -67,11 +74,14 @@ class RabbitTopology:
         async with connection.channel() as channel:
             await channel.declare_exchange(self.dead, "fanout", durable=True)
             await channel.declare_exchange(self.late, "fanout", durable=True)
+        new = [name for name in self._queues() if not await _exists(connection, name)]
         for name, arguments in self._queues().items():
             await _declare_queue(connection, name, arguments)
         async with connection.channel() as channel:
             parked = await channel.get_queue(self.parked, ensure=False)
             await parked.bind(self.dead, routing_key="")
+        if new:
+            await asyncio.sleep(self.settle_seconds)
 
     def _queues(self) -> dict[str, dict[str, Any]]:
         confirmed = {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
@@ -90,6 +100,16 @@ class RabbitTopology:
                 **confirmed,
             },
         }
+
+
+async def _exists(connection: AbstractConnection, name: str) -> bool:
+    channel: AbstractChannel = await connection.channel()
+    try:
+        await channel.declare_queue(name, passive=True)
+    except ChannelNotFoundEntity:
+        return False
+    await channel.close()
+    return True
 
 
 async def _declare_queue(

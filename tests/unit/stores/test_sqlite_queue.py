@@ -1,4 +1,4 @@
-"""What only the embedded queue can meet: a file that cannot be read, or not all of it."""
+"""What only the embedded queue can tell, and can meet: a file that cannot be read, or not all."""
 
 import asyncio
 import sqlite3
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fakes import an_envelope
+from fakes import a_delivery, an_envelope
 from mailtape.domain.errors import Unavailable
 from mailtape.rows.writing_thread import WritingThread
 from mailtape.stores.sqlite_queue import SqliteQueue
@@ -62,3 +62,16 @@ async def test_an_envelope_that_cannot_be_read_is_parked_and_the_rest_is_offered
     [parked] = await queue.parked(10)
     assert parked.reason == "its envelope cannot be read"
     assert await queue.parked_raw(parked.receipt) == b"2"
+
+
+async def test_counts_what_each_organisation_has_waiting(queue: SqliteQueue) -> None:
+    await queue.acknowledge([mail.receipt for mail in await queue.lease(100, 2**20)])
+    first, second = a_delivery(), a_delivery()
+    await queue.put(an_envelope(b"12345", deliveries=(first, second)), b"12345")
+    await queue.put(an_envelope(b"123", deliveries=(first,)), b"123")
+    await queue.lease(1, 2**20)
+
+    assert await queue.backlog() == {
+        first.organisation_id: (2, 8),
+        second.organisation_id: (1, 5),
+    }
