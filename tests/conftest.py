@@ -3,13 +3,15 @@
 import os
 import random
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy import URL
 
+import mysql
 from installation import Installation, Installed, open_installation, settings
 from mailtape.rows import schema
 
@@ -20,6 +22,13 @@ def migrated_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("migrated") / "rows.sqlite3"
     schema.migrate(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def migrated_mysql() -> Iterator[URL]:
+    """A MySQL database with this release's schema and nothing in it; whoever writes empties it."""
+    with mysql.migrated_database() as url:
+        yield url
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from mailtape.domain.ids import OrganisationId
 from mailtape.domain.session import SessionRules
 from mailtape.domain.tier import FREE, UNLIMITED
 from mailtape.rows import tiers
-from mailtape.rows.database import Session
+from mailtape.rows.database import Database, Session
 from mailtape.rows.organisations import Organisation
 from mailtape.rows.sqlite_database import SqliteDatabase
 from mailtape.rows.writing_thread import WritingThread
@@ -121,13 +121,15 @@ def settings(**changes: object) -> ApiSettings:
 
 @asynccontextmanager
 async def open_installation(
-    folder: Path, *, api: ApiSettings | None = None
+    folder: Path, *, api: ApiSettings | None = None, elsewhere: Database | None = None
 ) -> AsyncIterator[Installation]:
-    """Open the installation in a folder that holds a migrated `rows.sqlite3`."""
+    """Open the installation in a folder that holds a migrated `rows.sqlite3`, or rows elsewhere."""
     chosen = api or settings()
     clock = MovableClock()
     writing, queueing = WritingThread(), WritingThread()
-    database = SqliteDatabase(folder / "rows.sqlite3", writing)
+    embedded = None if elsewhere else SqliteDatabase(folder / "rows.sqlite3", writing)
+    database = elsewhere or embedded
+    assert database is not None
     bodies = SqliteBodies(folder / "bodies.sqlite3", writing)
     queue = SqliteQueue(
         folder / "queue.sqlite3",
@@ -167,7 +169,8 @@ async def open_installation(
         queueing.stop()
         queue.close()
         bodies.close()
-        database.close()
+        if embedded is not None:
+            embedded.close()
 
 
 def _tiers(session: Session) -> None:

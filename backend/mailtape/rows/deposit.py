@@ -23,7 +23,7 @@ from mailtape.domain.message import Summary
 from mailtape.rows import organisations, search, usage
 from mailtape.rows.base import from_us
 from mailtape.rows.events import MESSAGE_STORED, Event
-from mailtape.rows.messages import Message, MessageKey
+from mailtape.rows.messages import HELO_CHARS, Message, MessageKey
 
 # Core statements, made once: on the mapped classes' columns, without the ORM's cost for each row.
 _INSERT_MESSAGE = insert(cast("Table", Message.__table__))
@@ -74,10 +74,10 @@ def _deposit_for(
     if not _has_deleted(session, organisation_id):
         try:
             with session.begin_nested():
-                return _insert(session, organisation_id, _distinct(deposits), now)
+                return _insert(session, organisation_id, last, _distinct(deposits), now)
         except IntegrityError:
             pass
-    return _insert(session, organisation_id, _new(session, organisation_id, deposits), now)
+    return _insert(session, organisation_id, last, _new(session, organisation_id, deposits), now)
 
 
 def _has_deleted(session: Session, organisation_id: OrganisationId) -> bool:
@@ -91,6 +91,7 @@ def _distinct(deposits: list[Deposit]) -> list[Deposit]:
 
 
 def _new(
+    last = organisations.lock_sequence(session, organisation_id)
     session: Session, organisation_id: OrganisationId, deposits: list[Deposit]
 ) -> list[Deposit]:
     """Leave out what has a row or had one as well."""
@@ -109,14 +110,18 @@ def _new(
 
 
 def _insert(
-    session: Session, organisation_id: OrganisationId, new: list[Deposit], now: datetime
+    session: Session,
+    organisation_id: OrganisationId,
+    last: int,
+    new: list[Deposit],
+    now: datetime,
 ) -> list[Deposit]:
     if not new:
         return []
-    first = organisations.take_sequences(
+    organisations.take_sequences(
         session, organisation_id, len(new), sum(item.envelope.size for item in new)
     )
-    numbered = list(enumerate(new, start=first))
+    numbered = list(enumerate(new, start=last + 1))
     connection = session.connection()
     connection.execute(_INSERT_MESSAGE, [_message(number, item) for number, item in numbered])
     connection.execute(_INSERT_EVENT, [_event(number, item, now) for number, item in numbered])
@@ -139,7 +144,7 @@ def _message(sequence: int, item: Deposit) -> dict[str, Any]:
         "mail_from": envelope.mail_from,
         "protocol": envelope.protocol,
         "client_address": envelope.client_address,
-        "helo": envelope.helo,
+        "helo": envelope.helo[:HELO_CHARS],
         "tls": envelope.tls,
         "from_name": summary.sender.name,
         "from_address": summary.sender.address,

@@ -15,7 +15,7 @@ from mailtape.domain.event import RefusedMail, StoredEvent
 from mailtape.domain.ids import MessageId, OrganisationId, new_id
 from mailtape.rows.base import Id, Row
 from mailtape.rows.messages import LISTED, Message, listed
-from mailtape.rows.organisations import Organisation, take_sequences
+from mailtape.rows.organisations import Organisation, lock_sequence, take_sequences
 
 MESSAGE_STORED = "message.stored"
 MESSAGE_REFUSED = "message.refused"
@@ -77,7 +77,8 @@ def add_refusals(
     now: datetime,
 ) -> None:
     """Write an event for each, under the organisation's next numbers."""
-    first = take_sequences(session, organisation_id, len(refusals), 0)
+    first = lock_sequence(session, organisation_id) + 1
+    take_sequences(session, organisation_id, len(refusals), 0)
     now_ms = int(now.timestamp() * 1000)
     session.add_all(
         Event(

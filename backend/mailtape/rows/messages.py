@@ -21,6 +21,9 @@ from mailtape.rows import search
 from mailtape.rows.base import Id, Key, MailAddress, NumberKey, Row, from_us
 from mailtape.rows.organisations import Organisation
 
+HELO_CHARS = 255
+"""A host name's length (RFC 5321, section 4.5.3.1.2); what is more is not kept."""
+
 
 class Message(Row):
     """One accepted recipient of one mail.
@@ -52,7 +55,7 @@ class Message(Row):
     mail_from: Mapped[MailAddress]
     protocol: Mapped[str] = mapped_column(String(8))
     client_address: Mapped[str] = mapped_column(String(64))
-    helo: Mapped[str] = mapped_column(String(255))
+    helo: Mapped[str] = mapped_column(String(HELO_CHARS))
     tls: Mapped[str] = mapped_column(String(64))
     from_name: Mapped[str] = mapped_column(Text)
     from_address: Mapped[str] = mapped_column(Text)
@@ -129,8 +132,8 @@ def find(
     """List what matches, newest first, going on after a position of the same question."""
     if _finds_nothing(query):
         return []
-    statement = _matching(organisation_id, query, LISTED, after)
-    statement = statement.order_by(_order(query).desc()).limit(limit)
+    statement, order = _matching(session, organisation_id, query, LISTED, after)
+    statement = statement.order_by(order.desc()).limit(limit)
     return [listed(columns) for columns in session.execute(statement)]
 
 
@@ -138,7 +141,7 @@ def count(session: Session, organisation_id: OrganisationId, query: MessageQuery
     """Count what matches."""
     if _finds_nothing(query):
         return 0
-    statement = _matching(organisation_id, query, (func.count(),))
+    statement, _ = _matching(session, organisation_id, query, (func.count(),))
     return session.scalar(statement) or 0
 
 
@@ -155,8 +158,8 @@ def first_match_after(
         return None, last or 0
     if seen is not None:
         query = replace(query, since_sequence=max(seen, query.since_sequence or 0))
-    statement = _matching(organisation_id, query, LISTED).order_by(_order(query)).limit(1)
-    found = session.execute(statement).first()
+    statement, order = _matching(session, organisation_id, query, LISTED)
+    found = session.execute(statement.order_by(order).limit(1)).first()
     return (listed(found) if found else None), last or 0
 
 
@@ -257,8 +260,8 @@ def delete_matching(
     """
     if _finds_nothing(query):
         return Deleted(0, None, ())
-    statement = _matching(organisation_id, query, _DOOMED, after)
-    doomed = session.execute(statement.order_by(_order(query).desc()).limit(limit)).all()
+    statement, order = _matching(session, organisation_id, query, _DOOMED, after)
+    doomed = session.execute(statement.order_by(order.desc()).limit(limit)).all()
     deleted = _delete(session, organisation_id, doomed, now)
     if doomed and query.by_sequence:
         return replace(deleted, last=doomed[-1].sequence)
@@ -315,38 +318,35 @@ def _finds_nothing(query: MessageQuery) -> bool:
     return query.words is not None and not terms(query.words)
 
 
-def _order(query: MessageQuery) -> ColumnElement[Any]:
-    if query.words is not None:
-        return search.ENTRIES.c.rowid  # numbers and sequences rise together
-    return Message.sequence.expression if query.by_sequence else Message.id.expression
-
-
 def _matching(
+    session: Session,
     organisation_id: OrganisationId,
     query: MessageQuery,
     columns: Sequence[Any],
     after: Position | None = None,
-) -> Select[Any]:
+) -> tuple[Select[Any], ColumnElement[Any]]:
+    """Make the statement of a question, and the column that its answer is ordered by."""
     if isinstance(after, int):
         before = after if query.before_sequence is None else min(after, query.before_sequence)
         query = replace(query, before_sequence=before)
-    statement = select(*columns).where(*_filters(organisation_id, query))
+    statement = select(*columns).where(*_filters(query))
     if isinstance(after, bytes):
         statement = statement.where(Message.id < after)
     if query.words is None:
-        return statement.select_from(Message)
-    return statement.select_from(search.ENTRIES).where(
-        search.matches(organisation_id, terms(query.words)),
-        Message.number == search.ENTRIES.c.rowid,
-        *_entry_bounds(organisation_id, query),
+        order = Message.sequence if query.by_sequence else Message.id
+        statement = statement.where(Message.organisation_id == organisation_id)
+        return statement.select_from(Message), order.expression
+    hits = search.hits(session, organisation_id, terms(query.words))
+    statement = statement.select_from(hits.entries).where(
+        *hits.conditions,
+        Message.number == hits.number,
+        hits.beside_index(Message.organisation_id) == organisation_id,
+        *_entry_bounds(organisation_id, query, hits.number),
     )
+    return statement, hits.number  # numbers and sequences rise together
 
 
-def _filters(organisation_id: OrganisationId, query: MessageQuery) -> Iterator[ColumnElement[bool]]:
-    if query.words is None:
-        yield Message.organisation_id == organisation_id
-    else:
-        yield search.beside_index(Message.organisation_id) == organisation_id
+def _filters(query: MessageQuery) -> Iterator[ColumnElement[bool]]:
     if query.address is not None:
         mailbox = mailbox_of(query.address)
         yield Message.mailbox == mailbox
@@ -368,15 +368,15 @@ def _filters(organisation_id: OrganisationId, query: MessageQuery) -> Iterator[C
 
 
 def _entry_bounds(
-    organisation_id: OrganisationId, query: MessageQuery
+    organisation_id: OrganisationId, query: MessageQuery, number: ColumnElement[int]
 ) -> Iterator[ColumnElement[bool]]:
     """Bound the walk through the search index where the sequence is bounded."""
     if query.before_sequence is not None:
         last = _last_number(organisation_id, Message.sequence < query.before_sequence)
-        yield search.ENTRIES.c.rowid <= last
+        yield number <= last
     if query.since_sequence is not None:
         last = _last_number(organisation_id, Message.sequence <= query.since_sequence)
-        yield search.ENTRIES.c.rowid > func.coalesce(last, 0)
+        yield number > func.coalesce(last, 0)
 
 
 def _last_number(
@@ -443,6 +443,12 @@ def _without_rows(
     and the index on the id finds them: `ingest_id` needs none of its own.
     """
     transactions = {row.ingest_id: row.id for row in gone}
+    if session.connection().dialect.name != "sqlite":  # MySQL and MariaDB spell VALUES differently
+        return tuple(
+            IngestId(ingest_id)
+            for ingest_id, message_id in transactions.items()
+            if not session.scalar(select(_other_of(organisation_id, ingest_id, message_id)))
+        )
     asked = sa.values(
         sa.column("ingest_id", Id), sa.column("low", Id), sa.column("high", Id), name="asked"
     ).data([(i, *_same_millisecond(message_id)) for i, message_id in transactions.items()])
@@ -453,6 +459,15 @@ def _without_rows(
         Message.ingest_id == asked_of.c.ingest_id,
     )
     return tuple(session.scalars(select(asked_of.c.ingest_id).where(~left)))
+
+
+def _other_of(organisation_id: OrganisationId, ingest_id: bytes, message_id: bytes) -> sa.Exists:
+    low, high = _same_millisecond(message_id)
+    return sa.exists().where(
+        Message.organisation_id == organisation_id,
+        Message.id.between(low, high),
+        Message.ingest_id == ingest_id,
+    )
 
 
 def _same_millisecond(message_id: bytes) -> tuple[bytes, bytes]:

@@ -38,7 +38,7 @@ _TAKE = (
         storage_bytes=Organisation.storage_bytes + bindparam("bytes"),
     )
 )
-_LAST = select(Organisation.sequence).where(Organisation.id == bindparam("of"))
+_LOCK = select(Organisation.sequence).where(Organisation.id == bindparam("of")).with_for_update()
 
 
 def add(session: Session, *, slug: str, name: str, tier: str, now: datetime) -> Organisation:
@@ -73,17 +73,21 @@ def lock(session: Session, organisation_id: OrganisationId) -> Organisation:
     return session.get_one(Organisation, organisation_id, with_for_update=True)
 
 
+def lock_sequence(session: Session, organisation_id: OrganisationId) -> int:
+    """Hold an organisation's row until the end of the transaction; returns its last sequence.
+
+    Until then nobody else stores, deletes or numbers anything in it, so what is read afterwards is
+    true when it is written: on MySQL by the row's lock, on SQLite because there is one writer.
+    """
+    last = session.connection().scalar(_LOCK, {"of": organisation_id})
+    assert last is not None, "organisations are never deleted while they have mail"  # noqa: S101
+    return int(last)
+
+
 def take_sequences(
     session: Session, organisation_id: OrganisationId, events: int, storage_bytes: int
-) -> int:
-    """Take the next `events` numbers and add to the storage, under the row's lock.
-
-    Returns the first number taken. The update comes before the read, so that two transactions
-    cannot read the same number (on MySQL the update locks the row; SQLite has one writer).
-    """
-    connection = session.connection()
-    of = {"of": organisation_id}
-    connection.execute(_TAKE, {**of, "events": events, "bytes": storage_bytes})
-    last = connection.scalar(_LAST, of)
-    assert last is not None, "organisations are never deleted while they have mail"  # noqa: S101
-    return int(last) - events + 1
+) -> None:
+    """Take the next `events` numbers after the last and add to the storage; the row is held."""
+    session.connection().execute(
+        _TAKE, {"of": organisation_id, "events": events, "bytes": storage_bytes}
+    )

@@ -18,7 +18,7 @@ from mailtape.rows.sqlite_database import driver_errors, prepare
 
 
 class SchemaState(Enum):
-    """What stands in a file, seen from this release."""
+    """What stands in a database, seen from this release."""
 
     EMPTY = "empty"
     OLDER = "older"
@@ -29,9 +29,8 @@ class SchemaState(Enum):
 class SchemaTooNew(Exception):
     """The rows were written by a newer release."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(f"The schema of {path} is newer than this release of Mailtape.")
-        self.path = path
+    def __init__(self, where: object) -> None:
+        super().__init__(f"The schema of {where} is newer than this release of Mailtape.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +56,11 @@ def state(path: Path) -> SchemaState:
             revision = migrations.current(engine)
     finally:
         engine.dispose()
+    return compare(revision)
+
+
+def compare(revision: str | None) -> SchemaState:
+    """Place a revision, None for no schema at all, beside this release's."""
     if revision is None:
         return SchemaState.EMPTY
     if revision == migrations.head():

@@ -2,56 +2,82 @@
 
 On SQLite an FTS5 table beside `messages`, keyed by `messages.number`, written in the transaction
 that writes the row. The organisation is a word of the indexed text, so that the index itself
-keeps tenants apart and a rare word in a large neighbour costs nothing.
+keeps tenants apart and a rare word in a large neighbour costs nothing. On MySQL a table of words of
+our own, `rows.word_index`; docs/decisions/0008-search-on-mysql.md says why.
 """
 
-from collections.abc import Iterable, Sequence
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, String, UnaryExpression, column, literal, table, text
+from sqlalchemy import (
+    ColumnElement,
+    FromClause,
+    Select,
+    String,
+    UnaryExpression,
+    column,
+    literal,
+    select,
+    table,
+    text,
+)
+from sqlalchemy.exc import DatabaseError
 from sqlalchemy.orm import InstrumentedAttribute, Session
 from sqlalchemy.sql.operators import custom_op
 
 from mailtape.domain.ids import OrganisationId
+from mailtape.rows import word_index
 from mailtape.rows.base import Number
 
-ENTRIES = table("message_search", column("rowid", Number), column("message_search", String))
-"""To be joined by `ENTRIES.c.rowid == Message.number`; its natural order is that number's."""
-
+_ENTRIES = table(
+    "message_search",
+    column("rowid", Number),
+    column("message_search", String),
+    column("organisation", String),
+    column("words", String),
+)
 _ADD = text(
     "INSERT INTO message_search (rowid, organisation, words)"
     " SELECT number, :organisation, :words FROM messages"
     " WHERE organisation_id = :organisation_id AND id = :id"
 )
 _REMOVE = text("DELETE FROM message_search WHERE rowid = :number")
+_CHECK = text("INSERT INTO message_search (message_search) VALUES ('integrity-check')")
 
 
-def matches(organisation_id: OrganisationId, terms: Sequence[str]) -> ColumnElement[bool]:
-    """Say that an entry is this organisation's and holds every one of at least one term.
+@dataclass(frozen=True, slots=True)
+class Hits:
+    """The entries that hold every term, as parts of a statement that joins `messages`."""
 
-    Each term becomes an FTS5 string, in which nothing but the doubled quote has a meaning: no
-    column, prefix or boolean operator of a stranger reaches the engine. A string of several words
-    is a phrase.
+    entries: FromClause
+    conditions: tuple[ColumnElement[bool], ...]
+    number: ColumnElement[int]
+    """`messages.number`, by which the index is ordered."""
+    beside_index: Callable[[InstrumentedAttribute[Any]], ColumnElement[Any]]
+    """Name a column of `messages` so that its index is not walked."""
+
+
+def hits(session: Session, organisation_id: OrganisationId, terms: Sequence[str]) -> Hits:
+    """Look for an organisation's entries that hold every one of at least one term.
+
+    A term is a word or a phrase, nothing else: no operator of a stranger reaches an engine.
     """
-    strings = " AND ".join('"{}"'.format(term.replace('"', '""')) for term in terms)
-    question = f'organisation : "{organisation_id.hex()}" AND words : ({strings})'
-    return ENTRIES.c.message_search.op("MATCH", is_comparison=True)(literal(question))
-
-
-def beside_index(attribute: InstrumentedAttribute[Any]) -> ColumnElement[Any]:
-    """Name a column so that its index is not walked (https://sqlite.org/optoverview.html, 2.1).
-
-    Else SQLite may walk a tenant's rows and ask the search index about each: 3 s instead of 4 ms
-    for counting the hits of a rare word among 100,000 messages.
-    """
-    plain = attribute.expression
-    return UnaryExpression(plain, operator=custom_op("+"), type_=plain.type)
+    if _is_sqlite(session):
+        matches = _matches(organisation_id, terms)
+        return Hits(_ENTRIES, (matches,), _ENTRIES.c.rowid, _beside_index)
+    entries, conditions, number = word_index.matching(organisation_id, terms)
+    return Hits(entries, conditions, number, _plainly)
 
 
 def add(
     session: Session, organisation_id: OrganisationId, entries: Iterable[tuple[bytes, str]]
 ) -> None:
     """Enter messages that were just inserted: message id and the text to be found by."""
+    if not _is_sqlite(session):
+        word_index.add(session, organisation_id, dict(entries))
+        return
     session.connection().execute(
         _ADD,
         [
@@ -68,4 +94,86 @@ def add(
 
 def remove(session: Session, numbers: Sequence[int]) -> None:
     """Take messages out, in the transaction that deletes their rows."""
+    if not _is_sqlite(session):
+        word_index.remove(session, numbers)
+        return
     session.connection().execute(_REMOVE, [{"number": number} for number in numbers])
+
+
+def lacking(session: Session, told: Select[int, bytes, str]) -> list[int]:
+    """Tell which messages of a page have no entry, or one of another message.
+
+    The page gives number, organisation and what the text of its entry must begin with.
+    """
+    page = session.execute(told).all()
+    numbers = [row[0] for row in page]
+    if not _is_sqlite(session):
+        return word_index.lacking(session, [(row[0], row[1], row[2]) for row in page])
+    known = {
+        row[0]: (row[1], row[2])
+        for row in session.execute(
+            select(_ENTRIES.c.rowid, _ENTRIES.c.organisation, _ENTRIES.c.words).where(
+                _ENTRIES.c.rowid.in_(numbers)
+            )
+        )
+    }
+    return [
+        number
+        for number, organisation_id, begins_with in page
+        if number not in known
+        or known[number][0] != organisation_id.hex()
+        or not known[number][1].startswith(begins_with)
+    ]
+
+
+def entries(session: Session, after: int, most: int) -> Sequence[int]:
+    """List the numbers that there are entries of, after one."""
+    number = _ENTRIES.c.rowid if _is_sqlite(session) else word_index.ENTRIES.c.number
+    return session.scalars(select(number).where(number > after).order_by(number).limit(most)).all()
+
+
+def is_sound(session: Session) -> bool:
+    """Tell whether the words that lead to entries are the words of those entries."""
+    if not _is_sqlite(session):
+        return word_index.is_sound(session)
+    try:
+        session.execute(_CHECK)
+    except DatabaseError as error:
+        if _is_corruption(error.orig):
+            return False
+        raise
+    return True
+
+
+def _is_sqlite(session: Session) -> bool:
+    return session.connection().dialect.name == "sqlite"
+
+
+def _matches(organisation_id: OrganisationId, terms: Sequence[str]) -> ColumnElement[bool]:
+    """Ask FTS5. Each term becomes a string, in which nothing but the doubled quote has a meaning.
+
+    A string of several words is a phrase.
+    """
+    strings = " AND ".join('"{}"'.format(term.replace('"', '""')) for term in terms)
+    question = f'organisation : "{organisation_id.hex()}" AND words : ({strings})'
+    return _ENTRIES.c.message_search.op("MATCH", is_comparison=True)(literal(question))
+
+
+def _beside_index(attribute: InstrumentedAttribute[Any]) -> ColumnElement[Any]:
+    """Keep SQLite off a column's index (https://sqlite.org/optoverview.html, 2.1).
+
+    Else SQLite may walk a tenant's rows and ask the search index about each: 3 s instead of 4 ms
+    for counting the hits of a rare word among 100,000 messages.
+    """
+    plain = attribute.expression
+    return UnaryExpression(plain, operator=custom_op("+"), type_=plain.type)
+
+
+def _plainly(attribute: InstrumentedAttribute[Any]) -> ColumnElement[Any]:
+    return attribute.expression
+
+
+def _is_corruption(error: BaseException | None) -> bool:
+    """Whether SQLite found damage, not a lock or a full disk; its low byte is the primary code."""
+    code = getattr(error, "sqlite_errorcode", 0)
+    return code & 0xFF == sqlite3.SQLITE_CORRUPT

@@ -4,43 +4,28 @@ Every question is asked for one organisation or one page, so that no answer grow
 of messages; each names what is wrong by ids.
 """
 
-import sqlite3
 from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
 from sqlalchemy import (
-    Integer,
     LargeBinary,
     Row,
     Select,
-    String,
     and_,
-    column,
     exists,
     func,
-    or_,
     select,
-    table,
-    text,
 )
-from sqlalchemy.exc import DatabaseError
 from sqlalchemy.orm import Session
 
 from mailtape.domain.ids import IngestId, MessageId, OrganisationId
+from mailtape.rows import search
 from mailtape.rows.events import MESSAGE_STORED, Event
 from mailtape.rows.messages import Message
 from mailtape.rows.organisations import Organisation
 from mailtape.rows.usage import Usage
 
 K = TypeVar("K", bound=tuple[IngestId, OrganisationId])
-
-_SEARCH = table(
-    "message_search",
-    column("rowid", Integer),
-    column("organisation", String),
-    column("words", String),
-)
-_CHECK_SEARCH = text("INSERT INTO message_search (message_search) VALUES ('integrity-check')")
 
 
 class Account(NamedTuple):
@@ -149,7 +134,8 @@ def deleted(
 def storage(session: Session, organisation_id: OrganisationId) -> int:
     """Add up the raw bytes of an organisation's messages."""
     total = select(func.coalesce(func.sum(Message.size), 0))
-    return session.scalar(total.where(Message.organisation_id == organisation_id)) or 0
+    added = session.scalar(total.where(Message.organisation_id == organisation_id)) or 0
+    return int(added)  # MySQL adds whole numbers up to a decimal
 
 
 def event_numbers(session: Session, organisation_id: OrganisationId) -> EventNumbers:
@@ -222,28 +208,17 @@ def without_event(session: Session, after: int, until: int) -> list[MessageFacts
 
 def without_search(session: Session, after: int, until: int) -> list[MessageFacts]:
     """List messages, by number, that cannot be found: no entry, or another message's."""
-    hexadecimal = func.lower(func.hex(Message.organisation_id))
-    first_words = Message.recipient + " " + Message.mail_from + " " + Message.subject
-    lacking = (
-        _messages()
-        .outerjoin(_SEARCH, _SEARCH.c.rowid == Message.number)
-        .where(
-            Message.number > after,
-            Message.number <= until,
-            or_(
-                _SEARCH.c.rowid.is_(None),
-                _SEARCH.c.organisation != hexadecimal,
-                func.instr(_SEARCH.c.words, first_words) != 1,
-            ),
-        )
+    begins_with = Message.recipient + " " + Message.mail_from + " " + Message.subject
+    told = select(Message.number, Message.organisation_id, begins_with).where(
+        Message.number > after, Message.number <= until
     )
-    return [_facts(row) for row in session.execute(lacking)]
+    lacking = search.lacking(session, told)
+    return [_facts(row) for row in session.execute(_messages().where(Message.number.in_(lacking)))]
 
 
 def search_entries(session: Session, after: int, most: int) -> Sequence[int]:
     """List the numbers that search has entries of."""
-    entries = select(_SEARCH.c.rowid).where(_SEARCH.c.rowid > after).order_by(_SEARCH.c.rowid)
-    return session.scalars(entries.limit(most)).all()
+    return search.entries(session, after, most)
 
 
 def without_message(session: Session, numbers: Sequence[int]) -> list[int]:
@@ -255,21 +230,9 @@ def without_message(session: Session, numbers: Sequence[int]) -> list[int]:
 def search_is_sound(session: Session) -> bool:
     """Tell whether the words of the search index are those of its entries.
 
-    Needs a transaction that may write: the question is spelt as an insertion.
+    Needs a transaction that may write: on SQLite the question is spelt as an insertion.
     """
-    try:
-        session.execute(_CHECK_SEARCH)
-    except DatabaseError as error:
-        if _is_corruption(error.orig):
-            return False
-        raise
-    return True
-
-
-def _is_corruption(error: BaseException | None) -> bool:
-    """Whether SQLite found damage, not a lock or a full disk; its low byte is the primary code."""
-    code = getattr(error, "sqlite_errorcode", 0)
-    return code & 0xFF == sqlite3.SQLITE_CORRUPT
+    return search.is_sound(session)
 
 
 def _messages() -> Select[int, bytes, bytes, bytes, int, int, int]:

@@ -1,10 +1,8 @@
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
 
 import pytest
-from sqlalchemy import event, func, select
+from sqlalchemy import func, select
 
 from installation import Installation
 from mailtape.domain.ids import MessageId, OrganisationId
@@ -15,98 +13,7 @@ from mailtape.rows.messages import Message, MessageKey
 from postroom import QA, deposit_many
 
 FIRST_US = 1_700_000_000_000_000
-SEARCH_NEWEST_FIRST = "SCAN message_search VIRTUAL TABLE INDEX 192:M2"
-"""FTS5's own name for a walk by rowid, descending (`fts5_main.c`, `fts5BestIndexMethod`)."""
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
-
-
-@pytest.fixture
-async def acme(installation: Installation) -> OrganisationId:
-    return await installation.an_organisation("acme")
-
-
-@pytest.fixture
-async def rival(installation: Installation) -> OrganisationId:
-    return await installation.an_organisation("rival")
-
-
-def plan_of(session: Session, ask: Callable[[Session], Any]) -> str:
-    """Explain the last statement that a question sends."""
-    sent: list[tuple[str, Any]] = []
-    engine = session.get_bind()
-
-    def note(_c: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
-        sent.append((statement, parameters))
-
-    event.listen(engine, "before_cursor_execute", note)
-    ask(session)
-    event.remove(engine, "before_cursor_execute", note)
-    statement, parameters = sent[-1]
-    rows = session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
-    return "\n".join(row[3] for row in rows)
-
-
-@pytest.mark.parametrize(
-    ("query", "after", "used"),
-    [
-        (MessageQuery(), None, "ix_messages_id (organisation_id=?)"),
-        (MessageQuery(), MessageId(b"\xff" * 16), "ix_messages_id (organisation_id=? AND id<?)"),
-        (
-            MessageQuery(address=QA),
-            MessageId(b"\xff" * 16),
-            "ix_messages_mailbox (organisation_id=? AND mailbox=? AND id<?)",
-        ),
-        (
-            MessageQuery(since_us=FIRST_US, before_us=FIRST_US + 10**9),
-            None,
-            "ix_messages_id (organisation_id=? AND id>? AND id<?)",
-        ),
-        (
-            MessageQuery(since_sequence=5),
-            None,
-            "ix_messages_sequence (organisation_id=? AND sequence>?)",
-        ),
-        (
-            MessageQuery(since_sequence=5),
-            80,
-            "ix_messages_sequence (organisation_id=? AND sequence>? AND sequence<?)",
-        ),
-        (MessageQuery(unread=True), None, "ix_messages_id (organisation_id=?)"),
-        (MessageQuery(words="order"), None, SEARCH_NEWEST_FIRST),
-        (MessageQuery(words="order", address=QA), None, SEARCH_NEWEST_FIRST),
-        (MessageQuery(words="order"), 80, SEARCH_NEWEST_FIRST + "<"),
-    ],
-)
-async def test_lists_walk_an_index_and_sort_nothing(
-    installation: Installation,
-    acme: OrganisationId,
-    query: MessageQuery,
-    after: messages.Position | None,
-    used: str,
-) -> None:
-    await deposit_many(installation, acme, 100)
-
-    plan = await installation.parts.database.read(
-        plan_of, lambda s: messages.find(s, acme, query, limit=50, after=after)
-    )
-
-    assert used in plan
-    assert "TEMP B-TREE" not in plan
-
-
-async def test_counts_hits_by_walking_the_search_index(
-    installation: Installation, acme: OrganisationId
-) -> None:
-    await deposit_many(installation, acme, 100)
-
-    for query in (MessageQuery(words="order"), MessageQuery(words="order", address=QA)):
-        plan = await installation.parts.database.read(
-            plan_of, lambda s, query=query: messages.count(s, acme, query)
-        )
-
-        walk, *lookups = plan.splitlines()
-        assert walk.startswith("SCAN message_search")
-        assert lookups == ["SEARCH messages USING INTEGER PRIMARY KEY (rowid=?)"]
 
 
 async def test_lists_newest_first_and_goes_on_where_it_stopped(

@@ -6,6 +6,7 @@ After: nothing
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.dialects import mysql
 
 from mailtape.rows import base
 
@@ -296,4 +297,18 @@ def upgrade() -> None:
         op.execute(
             "CREATE VIRTUAL TABLE message_search USING fts5("
             "organisation, words, columnsize=0, tokenize='unicode61 remove_diacritics 2')"
+        )
+    else:
+        op.create_table(
+            "message_search",
+            sa.Column("number", sa.BigInteger(), autoincrement=False, nullable=False),
+            sa.Column("organisation_id", base.Id(length=16), nullable=False),
+            sa.Column("words", mysql.MEDIUMTEXT(), nullable=False),
+            sa.PrimaryKeyConstraint("number"),
+        )
+        op.create_table(
+            "message_words",
+            sa.Column("word", mysql.BINARY(8), nullable=False),
+            sa.Column("number", sa.BigInteger(), autoincrement=False, nullable=False),
+            sa.PrimaryKeyConstraint("word", "number"),
         )

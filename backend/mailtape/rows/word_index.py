@@ -1,0 +1,181 @@
+"""Words and the messages that hold them: search where there is no FTS5.
+
+Two tables, written in the transaction that writes the message. `message_words` has a row for each
+different word of a message; its key begins with a digest of organisation and word, then comes the
+message's number, so the newest hits of a word lie at one end of one range, whatever else is there.
+`message_search` keeps the words in their order, for phrases and to know what to take out.
+
+A word is letters and digits, without case and without marks above and below them, as in FTS5's
+`unicode61 remove_diacritics 2`. A digest has 64 bits, and hits are joined to the organisation's own
+messages: two words that meet could show an organisation a message of its own too much, no more.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import blake2b
+
+from sqlalchemy import (
+    ColumnElement,
+    FromClause,
+    Text,
+    bindparam,
+    column,
+    delete,
+    func,
+    insert,
+    select,
+    table,
+)
+from sqlalchemy.orm import Session
+
+from mailtape.domain.ids import OrganisationId
+from mailtape.rows.base import Id, Key, Number
+
+ENTRIES = table(
+    "message_search",
+    column("number", Number),
+    column("organisation_id", Id),
+    column("words", Text),
+)
+_WORDS = table("message_words", column("word", Key), column("number", Number))
+_MESSAGES = table(
+    "messages", column("number", Number), column("organisation_id", Id), column("id", Id)
+)
+
+MOST_WORDS = 1000
+"""Different words that a message is found by, the first ones. A thousand of a newspaper's page are
+not reached by mail that people or programs write, and a batch of a hundred stays within seconds."""
+_MOST_JOINED = 12
+"""Words of a question that are looked up, the longest ones: a server joins up to 61 tables. The
+others are looked for in the words of what those find."""
+_PAGE = 200
+_WORD = re.compile(r"[^\W_]+")
+
+_ADD_ENTRIES = insert(ENTRIES)
+_ADD_WORDS = insert(_WORDS)
+
+
+def matching(
+    organisation_id: OrganisationId, terms: Sequence[str]
+) -> tuple[FromClause, tuple[ColumnElement[bool], ...], ColumnElement[int]]:
+    """Say where hits come from, what they fulfil, and the number of their message.
+
+    The server reads the rarest word's range and looks the others up in theirs.
+    """
+    split = [_split(term) for term in terms]
+    words = sorted({word for term in split for word in term}, key=len, reverse=True)
+    looked_up, rest = words[:_MOST_JOINED], words[_MOST_JOINED:]
+    first, *others = (_WORDS.alias(f"word_{place}") for place in range(len(looked_up)))
+    joined: FromClause = first
+    conditions: list[ColumnElement[bool]] = [first.c.word == digest(organisation_id, looked_up[0])]
+    for other, word in zip(others, looked_up[1:], strict=True):
+        joined = joined.join(other, other.c.number == first.c.number)
+        conditions.append(other.c.word == digest(organisation_id, word))
+    in_order = [*(_line([word]) for word in rest), *(_line(term) for term in split if term[1:])]
+    if in_order:
+        joined = joined.join(ENTRIES, ENTRIES.c.number == first.c.number)
+        conditions += [func.instr(ENTRIES.c.words, line) > 0 for line in in_order]
+    return joined, tuple(conditions), first.c.number
+
+
+def add(session: Session, organisation_id: OrganisationId, texts: Mapping[bytes, str]) -> None:
+    """Enter messages that were just inserted: the text to be found by of each message id."""
+    connection = session.connection()
+    numbers = connection.execute(
+        select(_MESSAGES.c.id, _MESSAGES.c.number).where(
+            _MESSAGES.c.organisation_id == organisation_id, _MESSAGES.c.id.in_(texts)
+        )
+    )
+    entries, words = [], []
+    for message_id, number in numbers:
+        line = _indexed(texts[message_id])
+        entries.append({"number": number, "organisation_id": organisation_id, "words": line})
+        words += [{"word": key, "number": number} for key in _digests(organisation_id, line)]
+    connection.execute(_ADD_ENTRIES, entries)
+    if words:
+        # In the order of the key, so that neighbours are written together.
+        words.sort(key=lambda row: (row["word"], row["number"]))
+        connection.execute(_ADD_WORDS, words)
+
+
+def remove(session: Session, numbers: Sequence[int]) -> None:
+    """Take messages out; each one's words name the rows to delete, so nothing is searched for."""
+    entries = session.execute(select(ENTRIES).where(ENTRIES.c.number.in_(numbers))).all()
+    for number, organisation_id, line in entries:
+        keys = _digests(organisation_id, line)
+        session.execute(delete(_WORDS).where(_WORDS.c.word.in_(keys), _WORDS.c.number == number))
+    session.execute(delete(ENTRIES).where(ENTRIES.c.number.in_(numbers)))
+
+
+def lacking(session: Session, told: Iterable[tuple[int, bytes, str]]) -> list[int]:
+    """Tell which messages have no entry, or one that does not begin with what is told of them."""
+    expected = {number: (owner, begins_with) for number, owner, begins_with in told}
+    found = session.execute(select(ENTRIES).where(ENTRIES.c.number.in_(expected)))
+    right = {
+        number
+        for number, organisation_id, line in found
+        if organisation_id == expected[number][0] and line.startswith(_indexed(expected[number][1]))
+    }
+    return [number for number in expected if number not in right]
+
+
+def is_sound(session: Session) -> bool:
+    """Tell whether there is a row for every word of every entry, and no other row."""
+    after, rows = 0, 0
+    while page := session.execute(_PAGE_OF_ENTRIES, {"after": after}).all():
+        for number, organisation_id, line in page:
+            keys = _digests(organisation_id, line)
+            there = select(func.count()).where(_WORDS.c.word.in_(keys), _WORDS.c.number == number)
+            if session.scalar(there) != len(keys):
+                return False
+            rows += len(keys)
+        after = page[-1][0]
+    return session.scalar(select(func.count()).select_from(_WORDS)) == rows
+
+
+_PAGE_OF_ENTRIES = (
+    select(ENTRIES)
+    .where(ENTRIES.c.number > bindparam("after"))
+    .order_by(ENTRIES.c.number)
+    .limit(_PAGE)
+)
+
+
+def digest(organisation_id: bytes, word: str) -> bytes:
+    """Make the key that a word of an organisation has; 8 bytes."""
+    return blake2b(organisation_id + word.encode(), digest_size=8).digest()
+
+
+def _split(text: str) -> list[str]:
+    """Take a text apart into words as they are indexed."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFD", text.casefold())
+        text = "".join(c for c in text if unicodedata.category(c) != "Mn")
+    return _WORD.findall(text.lower())
+
+
+def _indexed(text: str) -> str:
+    """Put the words of a text in one line, up to as many different ones as are indexed."""
+    words = _split(text)
+    if len(words) > MOST_WORDS:
+        words = _up_to_different(words, MOST_WORDS)
+    return _line(words)
+
+
+def _up_to_different(words: list[str], most: int) -> list[str]:
+    seen: set[str] = set()
+    for place, word in enumerate(words):
+        seen.add(word)
+        if len(seen) > most:
+            return words[:place]
+    return words
+
+
+def _line(words: Sequence[str]) -> str:
+    """Join words so that a phrase is a piece of the line: every word stands between spaces."""
+    return f" {' '.join(words)} "
+
+
+def _digests(organisation_id: bytes, line: str) -> list[bytes]:
+    return [digest(organisation_id, word) for word in set(line.split())]
