@@ -52,7 +52,7 @@ docs-check: .venv/.dev ## fail when a generated part differs from its source
 
 #: Around it
 services: ## get and start what the tests need from the outside
-	@deploy/services up tools
+	@deploy/services up tools redis mysql rabbitmq mongodb
 
 services-down: ## stop it
 	@deploy/services down
