@@ -136,16 +136,17 @@ def own_vhost() -> Iterator[dict[str, str]]:
     """
     given = variables("rabbitmq")
     name = f"test-{secrets.token_hex(8)}"
-    _rabbitmqctl("add_vhost", name)
+    rabbitmqctl("add_vhost", name)
     try:
-        _rabbitmqctl("set_permissions", "--vhost", name, "guest", ".*", ".*", ".*")
+        rabbitmqctl("set_permissions", "--vhost", name, "guest", ".*", ".*", ".*")
         yield given | {"RABBITMQ_URL": given["RABBITMQ_URL"].rstrip("/") + f"/{name}"}
     finally:
-        _rabbitmqctl("delete_vhost", name)
+        rabbitmqctl("delete_vhost", name)
 
 
-def _rabbitmqctl(*arguments: str) -> None:
-    _run("rabbitmqctl", "--quiet", *arguments, environment=os.environ)
+def rabbitmqctl(*arguments: str) -> str:
+    """Run that command on the shared RabbitMQ; gives what it says."""
+    return _run("rabbitmqctl", "--quiet", *arguments, environment=os.environ)
 
 
 class Instance:
