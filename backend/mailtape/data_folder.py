@@ -43,6 +43,11 @@ class DataFolder:
         return self.path / "queue.sqlite3"
 
     @property
+    def claims(self) -> Path:
+        """Large mail that waits in a broker's queue by its name alone: SQLite."""
+        return self.path / "claims.sqlite3"
+
+    @property
     def secrets(self) -> Path:
         """The secrets that were made up because none were given: JSON."""
         return self.path / "secrets.json"

@@ -7,20 +7,42 @@ and works with it as soon as it is there.
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TypeAlias
+
+from pydantic import SecretStr
+from sqlalchemy import URL
 
 from mailtape.data_folder import DataFolder
 from mailtape.ports.bodies import Bodies
+from mailtape.ports.claims import Claims
+from mailtape.ports.counters import Counters
 from mailtape.ports.limits import FailureLimits
 from mailtape.ports.queue import Queue
 from mailtape.rows.database import Database
+from mailtape.rows.mysql_database import MysqlDatabase, mysql_url
+from mailtape.rows.sqlite_database import SqliteDatabase
 from mailtape.services.wakeups import Wakeups
 from mailtape.settings import Settings
-from mailtape.stores.embedded import open_stores
+from mailtape.stores.embedded import SqliteFiles
+from mailtape.stores.mongo_bodies import MongoBodies
+from mailtape.stores.mongo_claims import MongoClaims
+from mailtape.stores.mongo_connection import Database as MongoDatabase
+from mailtape.stores.mongo_connection import open_client
+from mailtape.stores.rabbit_queue import RabbitQueue
+from mailtape.stores.rabbit_wakeups import RabbitWakeups
+from mailtape.stores.redis_connection import RedisConnection
+from mailtape.stores.redis_counters import RedisCounters
+from mailtape.stores.shared_sql_counters import SharedSqlCounters
 from mailtape.stores.sql_counters import SqlCounters
 from mailtape.stores.sql_limits import SqlFailureLimits
+from mailtape.stores.sqlite_queue import SqliteQueue
+from mailtape.stores.standby_counters import StandbyCounters
+
+Reconcile: TypeAlias = Callable[[datetime], Awaitable[int]]
+"""Makes counters true to the rows again; tells how many were not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,34 +52,158 @@ class Stores:
     database: Database
     bodies: Bodies
     queue: Queue
-    counters: SqlCounters
+    counters: Counters
     limits: FailureLimits
     wakeups: Wakeups
     tidy: Callable[[], Awaitable[int]]
     """Gives back what files no longer need; tells how much."""
+    reconcile: Reconcile
+    prepare: Callable[[], Awaitable[None]]
+    """Makes the indexes and queues that servers must have; what is there already stays as it is."""
 
 
 @asynccontextmanager
 async def opened(settings: Settings, folder: DataFolder) -> AsyncIterator[Stores]:
     """Open everything, and close it again.
 
-    The counters have read what waits in the queue, so nothing may be taken from it before.
+    Counters in memory have read what waits in the queue, so nothing may be taken from it before.
 
     Raises:
+        Conflict: a server has something of ours that was made otherwise.
         Unavailable: a file cannot be opened.
     """
-    embedded = open_stores(folder, queue_max_bytes=settings.queue_max_bytes)
-    try:
-        counters = SqlCounters(embedded.database, await embedded.queue.backlog())
-        await counters.start(datetime.now(UTC))
+    async with AsyncExitStack() as stack:
+        files = SqliteFiles(folder)
+        stack.push_async_callback(asyncio.to_thread, files.close)
+        database = _database(settings, files, stack)
+        mongo = _mongo(settings, stack)
+        bodies = files.bodies() if mongo is None else MongoBodies(mongo)
+        claims = _claims(settings, files, mongo)
+        queue = await _queue(settings, files, claims, stack)
+
+        async def prepare() -> None:
+            for each in (bodies, claims):
+                if isinstance(each, MongoBodies | MongoClaims):
+                    await each.prepare()
+            if isinstance(queue, RabbitQueue):
+                await queue.declare()
+
+        wakeups = await _wakeups(settings, stack)
+        counters, reconcile = await _counters(settings, database, queue, stack)
         yield Stores(
-            database=embedded.database,
-            bodies=embedded.bodies,
-            queue=embedded.queue,
+            database=database,
+            bodies=bodies,
+            queue=queue,
             counters=counters,
-            limits=SqlFailureLimits(embedded.database),
-            wakeups=Wakeups(settings.watches_per_organization),
-            tidy=embedded.tidy,
+            limits=SqlFailureLimits(database),
+            wakeups=wakeups,
+            tidy=files.tidy,
+            reconcile=reconcile,
+            prepare=prepare,
         )
-    finally:
-        await asyncio.to_thread(embedded.close)
+
+
+def rows_url(settings: Settings) -> URL | None:
+    """Name the database of rows on a server; None when they are in the data folder."""
+    if settings.db_host is None:
+        return None
+    return mysql_url(
+        host=settings.db_host,
+        port=settings.db_port,
+        user=settings.db_user,
+        password=_revealed(settings.db_password),
+        name=settings.db_name,
+    )
+
+
+def _database(settings: Settings, files: SqliteFiles, stack: AsyncExitStack) -> Database:
+    url = rows_url(settings)
+    if url is None:
+        return files.database()
+    database = MysqlDatabase(url, connections=settings.db_connections)
+    stack.push_async_callback(database.close)
+    return database
+
+
+def _mongo(settings: Settings, stack: AsyncExitStack) -> MongoDatabase | None:
+    url = _revealed(settings.mongodb_url)
+    if url is None:
+        return None
+    client = open_client(url)
+    stack.push_async_callback(client.close)
+    return client[settings.mongodb_database]
+
+
+def _claims(settings: Settings, files: SqliteFiles, mongo: MongoDatabase | None) -> Claims | None:
+    """Choose where large mail waits while a broker holds its place; None without a broker."""
+    if settings.rabbitmq_url is None:
+        return None
+    return files.claims() if mongo is None else MongoClaims(mongo)
+
+
+async def _queue(
+    settings: Settings, files: SqliteFiles, claims: Claims | None, stack: AsyncExitStack
+) -> Queue:
+    url = _revealed(settings.rabbitmq_url)
+    if url is None or claims is None:
+        return files.queue(settings.queue_max_bytes)
+    queue = RabbitQueue(url, settings.rabbitmq_queue, claims, max_bytes=settings.queue_max_bytes)
+    stack.push_async_callback(queue.close)
+    await queue.start()
+    return queue
+
+
+async def _wakeups(settings: Settings, stack: AsyncExitStack) -> Wakeups:
+    wakeups = Wakeups(settings.watches_per_organization)
+    url = _revealed(settings.rabbitmq_url)
+    if url is not None:
+        others = RabbitWakeups(
+            url, settings.rabbitmq_queue, ring=wakeups.ring, ring_all=wakeups.ring_all
+        )
+        wakeups.also_tell(others.announce)
+        stack.push_async_callback(others.close)
+        await others.start()
+    return wakeups
+
+
+async def _counters(
+    settings: Settings, database: Database, queue: Queue, stack: AsyncExitStack
+) -> tuple[Counters, Reconcile]:
+    """Choose counters: in memory only where this process is the only one there can be."""
+    if isinstance(database, SqliteDatabase) and isinstance(queue, SqliteQueue):
+        return await _memory(database, queue)
+    rows = SharedSqlCounters(database)
+    url = _revealed(settings.redis_url)
+    if url is None:
+        return rows, _nothing_to_reconcile
+    connection = RedisConnection(url)
+    stack.push_async_callback(connection.close)
+    redis = RedisCounters(connection, database)
+    stack.push_async_callback(redis.close)
+    standby = StandbyCounters(redis, rows, connection)
+    stack.push_async_callback(standby.close)
+
+    async def reconcile(now: datetime) -> int:
+        depth = await queue.depth()
+        return await redis.reconcile(now, idle=not (depth.waiting or depth.leased))
+
+    return standby, reconcile
+
+
+async def _memory(database: Database, queue: SqliteQueue) -> tuple[Counters, Reconcile]:
+    counters = SqlCounters(database, await queue.backlog())
+    await counters.start(datetime.now(UTC))
+
+    async def reconcile(now: datetime) -> int:
+        depth = await queue.depth()
+        return 0 if depth.waiting or depth.leased else await counters.reconcile(now)
+
+    return counters, reconcile
+
+
+async def _nothing_to_reconcile(_now: datetime) -> int:
+    return 0
+
+
+def _revealed(secret: SecretStr | None) -> str | None:
+    return None if secret is None else secret.get_secret_value()

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from embedded import open_stores
 from fakes import an_envelope
 from mailtape.data_folder import DataFolder
 from mailtape.ports.queue import QueueDepth
-from mailtape.stores.embedded import open_stores
 from served import MAILTAPE, environment, run, serving
 
 pytestmark = pytest.mark.e2e

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from mailtape.commands.folder import DataOption, existing, opened
+from mailtape.commands.folder import DataOption, existing
+from mailtape.opening import opened
 from mailtape.services import bootstrap
 from mailtape.settings import read_settings
 
@@ -32,7 +33,7 @@ def create_admin(
     folder = existing(settings)
 
     async def create() -> None:
-        async with opened(folder, settings) as stores:
+        async with opened(settings, folder) as stores:
             await bootstrap.create_admin(
                 stores.database, email=email, password=password, now=datetime.now(UTC)
             )

@@ -21,9 +21,9 @@ from mailtape.commands import (
     tokens,
     verification,
 )
-from mailtape.commands.folder import SchemaNotCurrent
 from mailtape.data_folder import FolderInUse
 from mailtape.domain.errors import MailtapeError, Unavailable
+from mailtape.preparing import SchemaNotCurrent
 from mailtape.rows.schema import SchemaTooNew
 from mailtape.settings import WrongSettings
 

@@ -8,8 +8,9 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from mailtape.commands.folder import DataOption, existing, opened
+from mailtape.commands.folder import DataOption, existing
 from mailtape.domain.ids import to_text
+from mailtape.opening import opened
 from mailtape.ports.queue import Parked, Queue
 from mailtape.settings import read_settings
 
@@ -90,7 +91,7 @@ def _ask(question: Callable[[Queue], Awaitable[T]], data: DataOption, *, alone: 
     folder = existing(settings)
 
     async def ask() -> T:
-        async with opened(folder, settings) as stores:
+        async with opened(settings, folder) as stores:
             return await question(stores.queue)
 
     with ExitStack() as owning:

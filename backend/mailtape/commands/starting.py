@@ -8,11 +8,10 @@ from datetime import UTC, datetime
 import typer
 
 from mailtape import first_start
-from mailtape.commands.folder import opened
 from mailtape.data_folder import DataFolder
 from mailtape.first_start import Credentials
-from mailtape.rows import schema
-from mailtape.rows.schema import Migration
+from mailtape.opening import opened
+from mailtape.preparing import Migrated, migrate_rows
 from mailtape.services import bootstrap
 from mailtape.services.tokens import Keys
 from mailtape.settings import Settings
@@ -24,7 +23,7 @@ class Start:
 
     keys: Keys
     credentials: Credentials
-    migration: Migration
+    migration: Migrated
 
 
 def prepared(folder: DataFolder, settings: Settings) -> Start:
@@ -34,7 +33,7 @@ def prepared(folder: DataFolder, settings: Settings) -> Start:
         SchemaTooNew: a newer release wrote it.
         WrongSettings: a file of the first start is damaged.
     """
-    migration = schema.migrate(folder.rows)
+    migration = migrate_rows(settings, folder)
     keys = first_start.keys(folder, settings)
     credentials = first_start.credentials(folder, settings)
     asyncio.run(_ensure(folder, settings, keys, credentials))
@@ -44,7 +43,8 @@ def prepared(folder: DataFolder, settings: Settings) -> Start:
 async def _ensure(
     folder: DataFolder, settings: Settings, keys: Keys, credentials: Credentials
 ) -> None:
-    async with opened(folder, settings) as stores:
+    async with opened(settings, folder) as stores:
+        await stores.prepare()
         await bootstrap.ensure(
             stores.database,
             salt=keys.token_salt,

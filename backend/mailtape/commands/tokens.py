@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from mailtape import first_start
-from mailtape.commands.folder import DataOption, existing, opened
+from mailtape.commands.folder import DataOption, existing
 from mailtape.domain.account import Scope
+from mailtape.opening import opened
 from mailtape.services import bootstrap
 from mailtape.settings import read_settings
 
@@ -27,7 +28,7 @@ def generate_tokens(
     keys = first_start.keys(folder, settings)
 
     async def create() -> str:
-        async with opened(folder, settings) as stores:
+        async with opened(settings, folder) as stores:
             made = await bootstrap.create_service_token(
                 stores.database,
                 salt=keys.token_salt,

@@ -6,8 +6,9 @@ from contextlib import contextmanager
 
 import typer
 
-from mailtape.commands.folder import DataOption, existing, opened
+from mailtape.commands.folder import DataOption, existing
 from mailtape.data_folder import DataFolder, FolderInUse
+from mailtape.opening import opened
 from mailtape.services.verification import Tally, verify
 from mailtape.settings import Settings, read_settings
 from mailtape.stores.sqlite_backup import is_sound
@@ -45,7 +46,7 @@ def _still(folder: DataFolder) -> Iterator[None]:
 async def _verify(folder: DataFolder, settings: Settings) -> int:
     tally = Tally()
     faults = 0
-    async with opened(folder, settings) as stores:
+    async with opened(settings, folder) as stores:
         found = verify(stores.database, stores.bodies, contents(folder.queue), tally)
         async for finding in found:
             faults += finding.is_fault

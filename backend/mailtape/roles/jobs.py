@@ -51,8 +51,7 @@ def of_counters(stores: Stores, clock: Callable[[], datetime]) -> list[Job]:
     """Keep the counters true to the rows, once no mail is between the two."""
 
     async def reconcile() -> int:
-        depth = await stores.queue.depth()
-        return 0 if depth.waiting or depth.leased else await stores.counters.reconcile(clock())
+        return await stores.reconcile(clock())
 
     return [Job(_RECONCILE_SECONDS, "counters.reconcile", reconcile)]
 

@@ -1,51 +1,72 @@
-"""The stores of the embedded default, opened together: every SQLite file and its one writer."""
-
-from dataclasses import dataclass
+"""The SQLite files of a data folder: opened one by one, written by one thread, closed together."""
 
 from mailtape.data_folder import DataFolder
 from mailtape.rows.sqlite_database import SqliteDatabase, driver_errors
 from mailtape.rows.writing_thread import WritingThread
 from mailtape.stores.sqlite_bodies import SqliteBodies
+from mailtape.stores.sqlite_claims import SqliteClaims
 from mailtape.stores.sqlite_queue import SqliteQueue
 
 _PAGES = 1000
 """Four megabytes: some milliseconds of the writing thread."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stores:
-    """What stands in a data folder, open."""
+class SqliteFiles:
+    """What is open of a data folder whose rows have this release's schema.
 
-    writing: WritingThread
-    database: SqliteDatabase
-    bodies: SqliteBodies
-    queue: SqliteQueue
+    Each store is asked for once at most. Needs a running event loop. Whoever leases from the queue
+    must own the folder.
+    """
+
+    def __init__(self, folder: DataFolder) -> None:
+        self._folder = folder
+        self._writing: WritingThread | None = None
+        self._database: SqliteDatabase | None = None
+        self._bodies: SqliteBodies | None = None
+        self._queue: SqliteQueue | None = None
+        self._claims: SqliteClaims | None = None
+
+    def database(self) -> SqliteDatabase:
+        """Open the rows.
+
+        Raises:
+            Unavailable: the file cannot be opened; so with the others.
+        """
+        with driver_errors():
+            self._database = SqliteDatabase(self._folder.rows, self._writer())
+        return self._database
+
+    def bodies(self) -> SqliteBodies:
+        """Open the bodies."""
+        with driver_errors():
+            self._bodies = SqliteBodies(self._folder.bodies, self._writer())
+        return self._bodies
+
+    def claims(self) -> SqliteClaims:
+        """Open what large mail waits in while a broker holds its place."""
+        with driver_errors():
+            self._claims = SqliteClaims(self._folder.claims, self._writer())
+        return self._claims
+
+    def queue(self, max_bytes: int) -> SqliteQueue:
+        """Open the queue; `max_bytes` of mail may wait in it."""
+        with driver_errors():
+            self._queue = SqliteQueue(self._folder.queue, self._writer(), max_bytes=max_bytes)
+        return self._queue
+
+    def _writer(self) -> WritingThread:
+        if self._writing is None:
+            self._writing = WritingThread()
+        return self._writing
 
     async def tidy(self) -> int:
-        """Give free pages of the files back to the disk, a few at a time; tell how many pages."""
-        return await self.queue.shrink(_PAGES) + await self.bodies.shrink(_PAGES)
+        """Give free pages back to the disk, a few at a time; tell how many pages."""
+        return sum([await each.shrink(_PAGES) for each in (self._queue, self._bodies) if each])
 
     def close(self) -> None:
         """Finish what is to be written and close the files. Blocks."""
-        self.writing.stop()
-        self.queue.close()
-        self.bodies.close()
-        self.database.close()
-
-
-def open_stores(folder: DataFolder, *, queue_max_bytes: int) -> Stores:
-    """Open the files of a folder whose rows have this release's schema.
-
-    Needs a running event loop. Whoever leases from the queue must own the folder.
-
-    Raises:
-        Unavailable: a file cannot be opened.
-    """
-    writing = WritingThread()
-    with driver_errors():
-        return Stores(
-            writing=writing,
-            database=SqliteDatabase(folder.rows, writing),
-            bodies=SqliteBodies(folder.bodies, writing),
-            queue=SqliteQueue(folder.queue, writing, max_bytes=queue_max_bytes),
-        )
+        if self._writing is not None:
+            self._writing.stop()
+        for each in (self._queue, self._claims, self._bodies, self._database):
+            if each is not None:
+                each.close()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from embedded import Stores, open_stores
 from fakes import a_delivery, an_envelope
 from mailtape.data_folder import DataFolder
 from mailtape.domain.ids import IngestId, OrganisationId, new_id, to_text
@@ -22,7 +23,6 @@ from mailtape.rows.organisations import Organisation
 from mailtape.services.processing import Understood, store
 from mailtape.services.retention import Bounds, trim
 from mailtape.services.verification import Finding, Kind, Tally, verify
-from mailtape.stores.embedded import Stores, open_stores
 from mailtape.stores.sqlite_queue_contents import contents
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)

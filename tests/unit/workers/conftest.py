@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from embedded import Stores, open_stores
 from mailtape.data_folder import DataFolder
 from mailtape.domain.ids import OrganisationId, new_id
 from mailtape.domain.tier import UNLIMITED
 from mailtape.rows import organisations, schema, tiers
 from mailtape.rows.database import Session
-from mailtape.stores.embedded import Stores, open_stores
 
 
 @dataclass(frozen=True)
