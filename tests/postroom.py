@@ -41,6 +41,7 @@ async def deliver(
     recipients: Sequence[str] = (QA,),
     strangers: Sequence[tuple[str, OrganisationId]] = (),
     accepted_us: int | None = None,
+    transaction: str = "",
 ) -> list[str]:
     """Store a mail and tell those who wait; gives the ids of the organisation's messages.
 
@@ -52,6 +53,7 @@ async def deliver(
         raw,
         ingest_id=IngestId(ids.new_id(accepted_us // 1000)),
         accepted_us=accepted_us,
+        transaction=transaction,
         deliveries=(
             *(a_delivery(recipient, organisation_id) for recipient in recipients),
             *(a_delivery(recipient, stranger) for recipient, stranger in strangers),

@@ -143,6 +143,7 @@ class MailHandler:
                 helo=mail.helo,
                 tls=mail.tls,
                 queue_id=mail.queue_id,
+                transaction=mail.transaction,
             )
         except Exception:
             await self.abandoned(Abandoned(mail.transaction, tuple(kept), mail.queue_id))

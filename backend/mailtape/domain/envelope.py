@@ -52,6 +52,8 @@ class Envelope:
     """Postfix's queue id (XFORWARD IDENT); empty for direct mail."""
     idempotency_key: str = ""
     """The HTTP client's own key; empty when it gave none."""
+    transaction: str = ""
+    """The name under which the quota was held for it; empty in mail queued by older releases."""
 
     @property
     def accepted_at(self) -> datetime:

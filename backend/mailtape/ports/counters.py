@@ -31,7 +31,7 @@ garbage collector stops looking at; there may be a hundred thousand of them."""
 class Counters(Protocol):
     """See the module's docstring for what holds of all of these."""
 
-    async def rename(self, transaction: str, became: str) -> None:
+    async def rename(self, transaction: str, became: str, now: datetime) -> None:
         """Learn that what is held under `transaction` will be asked about as `became`.
 
         `became` is a queue id of Postfix: letters and digits. A name with anything else in it is

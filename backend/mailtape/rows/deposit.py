@@ -1,9 +1,9 @@
 """Depositing a batch of messages with everything that is committed with them.
 
 In one transaction, for every organisation in sorted order: which of these are new, the next
-numbers of its sequence, the rows, their events, their search entries, the month's usage. So a
-message is visible exactly when its event is, it is counted exactly once, and an organisation's
-events appear in order and without holes.
+numbers of its sequence, the rows, their events, their search entries, the month's usage, the end
+of what was held for them. So a message is visible exactly when its event is, it is counted exactly
+once, and an organisation's events appear in order and without holes.
 """
 
 from collections import Counter
@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from mailtape.domain.envelope import Delivery, Envelope
 from mailtape.domain.ids import MessageId, OrganisationId
 from mailtape.domain.message import Summary
-from mailtape.rows import organisations, search, usage
+from mailtape.rows import holds, organisations, search, usage
 from mailtape.rows.base import from_us
 from mailtape.rows.events import MESSAGE_STORED, Event
 from mailtape.rows.messages import HELO_CHARS, Message, MessageKey
@@ -55,12 +55,33 @@ def deposit(session: Session, deposits: Sequence[Deposit], now: datetime) -> lis
     return [
         stored
         for organisation_id, group in groupby(by_organisation, key=_organisation)
-        for stored in _deposit_for(session, organisation_id, list(group), now)
+        for stored in _settled(session, organisation_id, list(group), now)
     ]
 
 
 def _organisation(item: Deposit) -> OrganisationId:
     return item.delivery.organisation_id
+
+
+def _settled(
+    session: Session, organisation_id: OrganisationId, deposits: list[Deposit], now: datetime
+) -> list[Deposit]:
+    """Store one organisation's part of the batch, and hold nothing for it any longer.
+
+    Repeats too: what was counted for a second delivery of the same mail will get no row.
+    """
+    new = _deposit_for(session, organisation_id, deposits, now)
+    holds.settle(
+        session,
+        organisation_id,
+        [
+            holds.digest(item.envelope.transaction, item.delivery.recipient)
+            for item in deposits
+            if item.envelope.transaction
+        ],
+        now,
+    )
+    return new
 
 
 def _deposit_for(
@@ -71,6 +92,7 @@ def _deposit_for(
     Nearly every batch is new, and asking for each key costs as much as inserting it: so it is
     inserted first, and asked about when a key turns out to be taken.
     """
+    last = organisations.lock_sequence(session, organisation_id)
     if not _has_deleted(session, organisation_id):
         try:
             with session.begin_nested():
@@ -91,7 +113,6 @@ def _distinct(deposits: list[Deposit]) -> list[Deposit]:
 
 
 def _new(
-    last = organisations.lock_sequence(session, organisation_id)
     session: Session, organisation_id: OrganisationId, deposits: list[Deposit]
 ) -> list[Deposit]:
     """Leave out what has a row or had one as well."""

@@ -27,6 +27,8 @@ class Organisation(Row):
     """The last event's number; taken and raised in the transaction that stores the events."""
     storage_bytes: Mapped[int] = mapped_column(default=0)
     """Raw bytes of the messages that stand in rows now."""
+    arrival_us: Mapped[int] = mapped_column(default=0, server_default="0")
+    """GCRA's theoretical arrival time of its next mail, where the rate is counted in rows."""
     created_at: Mapped[datetime]
 
 

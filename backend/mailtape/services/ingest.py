@@ -126,6 +126,7 @@ async def _keep(
             ),
             client_address=submission.client_address,
             idempotency_key=idempotency_key,
+            transaction=transaction,
         )
     except Exception:
         await quota.release(transaction, taken)

@@ -24,6 +24,7 @@ async def accept(
     tls: str = "",
     queue_id: str = "",
     idempotency_key: str = "",
+    transaction: str = "",
 ) -> Envelope:
     """Make the envelope of a mail and queue both, durably.
 
@@ -46,6 +47,7 @@ async def accept(
         tls=tls,
         queue_id=queue_id,
         idempotency_key=idempotency_key,
+        transaction=transaction,
     )
     await queue.put(envelope, raw)
     MESSAGES_ACCEPTED.labels(protocol).inc(len(envelope.deliveries))

@@ -108,7 +108,7 @@ class Quota:
     async def queued(self, instance: str, queue_id: str) -> None:
         """Remember which queue id Postfix gave to a transaction."""
         try:
-            await self._counters.rename(instance, queue_id)
+            await self._counters.rename(instance, queue_id, self._clock())
         except Unavailable:  # no reason to refuse a mail: what was held for it runs out
             log.warning("quota.not_joined")
 

@@ -10,6 +10,16 @@ from mailtape.ports.counters import Key
 
 _MOST = 100_000
 """Postfix delivers the newest first, and a mail whose name is forgotten is counted anew."""
+_MOST_CHARACTERS = 255
+
+
+def may_be_joined(name: str) -> bool:
+    """Whether a name can be a queue id, so that it may have been another before.
+
+    Whoever looks for one elsewhere is spared the way for Postfix's instances and our own names,
+    which have dots and colons in them.
+    """
+    return name.isalnum() and name.isascii() and len(name) <= _MOST_CHARACTERS
 
 
 class JoinedNames:

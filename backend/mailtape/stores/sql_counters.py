@@ -77,7 +77,7 @@ class SqlCounters:
         for organisation_id in list(self._waiting):
             await self._account(organisation_id, now)
 
-    async def rename(self, transaction: str, became: str) -> None:
+    async def rename(self, transaction: str, became: str, now: datetime) -> None:  # noqa: ARG002
         """See `ports.counters`."""
         self._joined.join(transaction, became)
 

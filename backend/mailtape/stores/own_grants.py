@@ -1,0 +1,60 @@
+"""What one process has itself granted and counted, for as long as nobody else is sure to know.
+
+Redis may forget; what this process told its askers must hold all the same.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from mailtape.domain.ids import OrganisationId
+
+_MOST = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """One recipient of one transaction."""
+
+    organisation_id: OrganisationId
+    digest: bytes
+    octets: int
+    until_us: int
+    """A reservation runs out then; the rows tell of a committed mail by then."""
+    committed: bool
+
+
+class OwnGrants:
+    """Grants by digest; bounded, the oldest is forgotten first."""
+
+    def __init__(self) -> None:
+        self._grants: OrderedDict[bytes, Grant] = OrderedDict()
+
+    def add(self, grants: Iterable[Grant], now_us: int) -> None:
+        """Remember these, each over what was known of it; forget what has run out."""
+        for grant in grants:
+            self._grants[grant.digest] = grant
+            self._grants.move_to_end(grant.digest)
+        while self._grants:
+            oldest = next(iter(self._grants.values()))
+            if oldest.until_us > now_us and len(self._grants) <= _MOST:
+                return
+            del self._grants[oldest.digest]
+
+    def drop(self, digests: Iterable[bytes]) -> None:
+        """Forget reservations that were given back; what is committed stays."""
+        for digest in digests:
+            grant = self._grants.get(digest)
+            if grant is not None and not grant.committed:
+                del self._grants[digest]
+
+    def of(self, organisation_id: OrganisationId, now_us: int) -> list[Grant]:
+        """List what still counts for an organisation."""
+        return [grant for grant in self._live(now_us) if grant.organisation_id == organisation_id]
+
+    def organisations(self, now_us: int) -> set[OrganisationId]:
+        """Name all for whom something counts."""
+        return {grant.organisation_id for grant in self._live(now_us)}
+
+    def _live(self, now_us: int) -> Iterator[Grant]:
+        return (grant for grant in self._grants.values() if grant.until_us > now_us)

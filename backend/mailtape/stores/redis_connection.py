@@ -1,0 +1,159 @@
+"""Redis as our stores use it: answered within a third of a second, or not asked at all.
+
+Promises:
+
+* A call ends within `SECONDS` for connecting and again for each answer; nothing is tried twice
+  behind our back. The library's own defaults would hold a mail server up for a minute.
+* Whatever keeps Redis from working is `Unavailable`: no connection, no answer in time, a replica,
+  no memory, still loading, a wrong password.
+* After three failures in a row Redis is left alone, and calls fail at once, until a write that is
+  tried each second succeeds.
+
+A command that fails may have been carried out; callers make theirs repeatable.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import structlog
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+
+from mailtape.domain.errors import Unavailable
+
+log = structlog.get_logger(__name__)
+
+SECONDS = 0.3
+PROBE_SECONDS = 1.0
+_BORNE = 3
+"""Failures in a row."""
+_CONNECTIONS = 8
+_PROBE = "mailtape:probe"
+
+Argument: TypeAlias = str | bytes | int
+Answer: TypeAlias = Any
+"""What RESP knows: None, int, bytes, or a list of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A Lua script; Redis knows it by the SHA-1 of its text."""
+
+    text: str
+    name: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        name = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+        object.__setattr__(self, "name", name)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One run of a script."""
+
+    script: Script
+    keys: Sequence[str | bytes]
+    arguments: Sequence[Argument] = ()
+
+
+class RedisConnection:
+    """A few connections to one server, and whether it answers. Needs a running event loop."""
+
+    def __init__(self, url: str, *, seconds: float = SECONDS) -> None:
+        self._seconds = seconds
+        self._pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=_CONNECTIONS,
+            timeout=seconds,
+            socket_timeout=seconds,
+            socket_connect_timeout=seconds,
+            retry=Retry(NoBackoff(), 0),
+        )
+        self._redis = Redis.from_pool(self._pool)
+        self._failures = 0
+        self._probing: asyncio.Task[None] | None = None
+
+    @property
+    def available(self) -> bool:
+        """Whether Redis is asked at all at the moment."""
+        return self._probing is None
+
+    async def run(self, calls: Sequence[Call]) -> list[Answer]:
+        """Run scripts, sent together; one answer for each.
+
+        Raises:
+            Unavailable: some or all may have run.
+        """
+        answers = await self.commands([_evalsha(call) for call in calls])
+        missing = [n for n, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+        if missing:
+            texts = dict.fromkeys(calls[n].script.text for n in missing)
+            await self.commands([("SCRIPT", "LOAD", text) for text in texts])
+            again = await self.commands([_evalsha(calls[n]) for n in missing])
+            for n, answer in zip(missing, again, strict=True):
+                answers[n] = answer
+        return answers
+
+    async def commands(self, commands: Sequence[Sequence[Argument]]) -> list[Answer]:
+        """Send commands together; one answer for each.
+
+        Raises:
+            Unavailable: some or all may have been carried out.
+        """
+        if self._probing is not None:
+            raise Unavailable("The counters cannot be asked at the moment.")
+        try:
+            answers = await self._send(commands)
+        except (RedisError, OSError, TimeoutError) as error:
+            self._failed(error)
+            raise Unavailable("The counters cannot be asked at the moment.") from error
+        self._failures = 0
+        return answers
+
+    async def close(self) -> None:
+        """Hang up."""
+        if self._probing is not None:
+            self._probing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._probing
+        await self._redis.aclose()
+        await self._pool.disconnect()
+
+    async def _send(self, commands: Sequence[Sequence[Argument]]) -> list[Answer]:
+        pipeline = self._redis.pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*command)
+        answers = await pipeline.execute(raise_on_error=False)
+        for answer in answers:
+            if isinstance(answer, ResponseError) and not isinstance(answer, NoScriptError):
+                raise answer
+        return answers
+
+    def _failed(self, error: Exception) -> None:
+        self._failures += 1
+        if self._failures >= _BORNE and self._probing is None:
+            log.warning("redis.left_alone", error=type(error).__name__)
+            self._probing = asyncio.create_task(self._probe())
+
+    async def _probe(self) -> None:
+        """Try a write each second: a replica and a full server would answer a mere ping."""
+        while True:
+            await asyncio.sleep(PROBE_SECONDS)
+            try:
+                await self._send([("SET", _PROBE, "1", "PX", "1000")])
+            except (RedisError, OSError, TimeoutError):
+                continue
+            break
+        self._failures = 0
+        self._probing = None
+        log.info("redis.answers_again")
+
+
+def _evalsha(call: Call) -> tuple[Argument, ...]:
+    return ("EVALSHA", call.script.name, len(call.keys), *call.keys, *call.arguments)

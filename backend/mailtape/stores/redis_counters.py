@@ -1,0 +1,580 @@
+"""Counters in Redis, exact for any number of processes; one script a verb decides and changes.
+
+What is asked while the process waits for Redis goes together with the next, one script for all that
+is asked about one organisation: under load that is a call for many requests.
+
+Redis may forget, all or the last second. So each filling of an organisation's counters has a name,
+its epoch, which every script is told; when the counters are not those that this process knows, it
+fills them from the rows and adds what it has itself granted and counted, by digests, so that two
+processes may do so at a time. What another process has granted is missing until that one notices:
+whoever finds Redis emptied waits a moment for the others, and all look every second (`tend`). A
+commit is added for as long as its mail may still be on its way into the rows.
+
+`now` is the caller's clock, throughout: the clocks of a fleet must agree to the second.
+"""
+
+import asyncio
+import secrets
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TypeAlias
+
+import structlog
+
+from mailtape.domain.errors import Unavailable
+from mailtape.domain.ids import OrganisationId
+from mailtape.domain.quota import UNLIMITED, Decision, Request, Usage, Verdict, decide
+from mailtape.domain.tier import Limits
+from mailtape.ports.counters import Key
+from mailtape.rows import holds, organisations, usage
+from mailtape.rows.base import to_us
+from mailtape.rows.database import Database, Session
+from mailtape.rows.holds import State
+from mailtape.stores import redis_counting as scripts
+from mailtape.stores.joined_names import JoinedNames, may_be_joined
+from mailtape.stores.own_grants import Grant, OwnGrants
+from mailtape.stores.redis_connection import Argument, Call, RedisConnection, Script
+
+log = structlog.get_logger(__name__)
+
+_SECOND_US = 1_000_000
+_RESERVED_US = 600 * _SECOND_US
+"""Longer than a sender may take from RCPT to the end of DATA and Postfix to hand the mail over."""
+_REMEMBERED_US = 3600 * _SECOND_US
+"""How long a key is known to be committed: a retry of Postfix comes much sooner."""
+_DOUBTFUL_US = 120 * _SECOND_US
+"""How long after a commit the rows may not tell of it yet. A mail that is stored later than that
+is missing from counters that were filled meanwhile, until `reconcile` has seen it."""
+_JOINED_MS = 3_600_000
+_ACCOUNTS = 100_000
+_AT_ONCE = 200
+"""Questions that go together."""
+_FILLED_AT_ONCE = 1000
+"""What is held, in one call: well within the time that a call may take."""
+_TRIES = 3
+"""How often counters may be found empty before whoever asks is told that it cannot be told."""
+_OTHERS_SECONDS = 0.1
+"""How long whoever finds Redis emptied waits for the others: a busy one notices in a thousandth."""
+_PREFIX = "mailtape:"
+
+_Held: TypeAlias = tuple[bytes, int, int, str, str]
+"""Digest, octets, until, what it is, month; see `redis_counting.FILL`."""
+_Figures: TypeAlias = tuple[int, int, int, int, int, int]
+"""Mails, octets, reserved mails and octets, arrival, changes."""
+
+
+@dataclass(slots=True)
+class _Account:
+    """What this process knows of an organisation's counters."""
+
+    epoch: str = ""
+    arrival_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Difference:
+    """How far rows and counters were apart when they were last compared."""
+
+    emails: int
+    octets: int
+
+
+@dataclass(slots=True, eq=False)
+class _Question:
+    """One call of a verb, until it is answered."""
+
+    script: Script
+    organisation_id: OrganisationId
+    limits: Limits
+    keys: Sequence[Key]
+    octets: int
+    now: datetime
+    period: str
+    answer: "asyncio.Future[str]"
+    digests: list[bytes] = field(default_factory=list)
+    tries: int = 0
+
+    @property
+    def now_us(self) -> int:
+        return int(self.now.timestamp() * _SECOND_US)
+
+
+class RedisCounters:
+    """`ports.counters.Counters` over Redis. Needs a running event loop."""
+
+    def __init__(self, redis: RedisConnection, database: Database, prefix: str = _PREFIX) -> None:
+        self._redis = redis
+        self._database = database
+        self._prefix = prefix
+        self._names = JoinedNames()
+        self._first_names: OrderedDict[str, None] = OrderedDict()
+        self._grants = OwnGrants()
+        self._accounts: OrderedDict[OrganisationId, _Account] = OrderedDict()
+        self._differences: dict[OrganisationId, _Difference] = {}
+        self._filling: dict[OrganisationId, asyncio.Task[list[bytes]]] = {}
+        self._unfilled: set[OrganisationId] = set()
+        self._air = asyncio.Lock()
+        self._marker: bytes | None = None
+        self._waiting: deque[_Question] = deque()
+        self._flight: asyncio.Task[None] | None = None
+
+    async def rename(self, transaction: str, became: str, now: datetime) -> None:  # noqa: ARG002
+        """See `ports.counters`."""
+        if not may_be_joined(became) or self._names.find(became) == transaction:
+            return
+        name = self._joined_key(became)
+        await self._redis.commands([("SET", name, transaction, "PX", _JOINED_MS)])
+        self._names.join(transaction, became)
+
+    async def reserve(
+        self, organisation_id: OrganisationId, limits: Limits, key: Key, octets: int, now: datetime
+    ) -> Decision:
+        """See `ports.counters`."""
+        answer = await self._ask(scripts.RESERVE, organisation_id, limits, (key,), octets, now)
+        return _decision(answer, limits, Request(octets), now)
+
+    async def fits(
+        self, organisation_id: OrganisationId, limits: Limits, key: Key, octets: int, now: datetime
+    ) -> Decision:
+        """See `ports.counters`."""
+        answer = await self._ask(scripts.FITS, organisation_id, limits, (key,), octets, now)
+        return _decision(answer, limits, Request(octets, received=True), now)
+
+    async def commit(
+        self, organisation_id: OrganisationId, keys: Sequence[Key], octets: int, now: datetime
+    ) -> None:
+        """See `ports.counters`."""
+        await self._ask(scripts.COMMIT, organisation_id, Limits(), keys, octets, now)
+
+    async def release(self, organisation_id: OrganisationId, keys: Sequence[Key]) -> None:
+        """See `ports.counters`."""
+        await self._ask(scripts.RELEASE, organisation_id, Limits(), keys, 0, datetime.now(UTC))
+
+    async def usage(self, organisation_id: OrganisationId, now: datetime) -> Usage:
+        """See `ports.counters`."""
+        return Usage(*(await self._figures(organisation_id, now))[:5])
+
+    # What the program does beside the verbs.
+
+    async def tend(self, now: datetime) -> None:
+        """Notice that Redis was emptied; call it every second.
+
+        Raises:
+            Unavailable: Redis or the rows cannot be asked.
+        """
+        if self._marker is not None:
+            await self._emptied(to_us(now))
+        for organisation_id in list(self._unfilled):
+            await self._fill_once(organisation_id, now)
+
+    async def reconcile(self, now: datetime, *, idle: bool) -> int:
+        """Compare with the rows, which are the truth, and tell how many organisations differed.
+
+        `idle` says that no mail waits to be stored. Otherwise a difference may be such mail, and is
+        taken away only when it has stood since the last call.
+
+        Raises:
+            Unavailable: Redis or the rows cannot be asked.
+        """
+        differed = 0
+        for organisation_id in list(self._accounts):
+            differed += await self._compare(organisation_id, now, idle=idle)
+        return differed
+
+    async def bring_in(self, organisation_id: OrganisationId, now: datetime) -> None:
+        """Add what is held for an organisation in the rows, and hold it there no longer.
+
+        Raises:
+            Unavailable: Redis or the rows cannot be asked; the same call may be made again.
+        """
+        held = await self._fill_once(organisation_id, now)
+        for start in range(0, len(held), _FILLED_AT_ONCE):
+            chunk = held[start : start + _FILLED_AT_ONCE]
+            await self._database.write(holds.remove, organisation_id, chunk)
+
+    def own(self, organisation_id: OrganisationId, now: datetime) -> list[Grant]:
+        """List what this process granted and counted and others may not know."""
+        return self._grants.of(organisation_id, to_us(now))
+
+    def first_name(self, name: str) -> str | None:
+        """Tell what a transaction was called before, as far as this process knows."""
+        return self._names.find(name)
+
+    async def close(self) -> None:
+        """Stop what is under way; whoever waits for it is told that it cannot be told."""
+        running = [*self._filling.values(), *([self._flight] if self._flight else [])]
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        self._refuse(self._waiting, _closed())
+
+    # Asking.
+
+    async def _ask(
+        self,
+        script: Script,
+        organisation_id: OrganisationId,
+        limits: Limits,
+        keys: Sequence[Key],
+        octets: int,
+        now: datetime,
+    ) -> str:
+        question = _Question(
+            script,
+            organisation_id,
+            limits,
+            keys,
+            octets,
+            now,
+            f"{now.year:04}-{now.month:02}",
+            asyncio.get_running_loop().create_future(),
+        )
+        self._enqueue([question])
+        return await question.answer
+
+    def _enqueue(self, questions: Iterable[_Question]) -> None:
+        self._waiting.extend(questions)
+        if self._flight is None and self._waiting:
+            self._flight = asyncio.create_task(self._fly())
+
+    async def _fly(self) -> None:
+        """Send what waits, again and again.
+
+        One at a time: so what was granted is remembered before Redis is found to forget it.
+        """
+        try:
+            while self._waiting:
+                batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), _AT_ONCE))]
+                try:
+                    async with self._air:
+                        await self._send(batch)
+                except Unavailable as error:
+                    self._refuse([*batch, *self._waiting], error)
+                    self._waiting.clear()
+                except Exception:
+                    log.exception("counters.failed")
+                    self._refuse(batch, _closed())
+                except asyncio.CancelledError:
+                    self._refuse(batch, _closed())
+                    raise
+        finally:
+            self._flight = None
+
+    def _refuse(self, questions: Iterable[_Question], error: Unavailable) -> None:
+        for question in questions:
+            if not question.answer.done():
+                question.answer.set_exception(Unavailable(error.message))
+
+    async def _send(self, batch: Sequence[_Question]) -> None:
+        ready = [question for question in batch if not self._parked(question)]
+        await self._find_names(ready)
+        groups: defaultdict[tuple[str, bytes, int, str], list[_Question]] = defaultdict(list)
+        for question in ready:
+            question.digests = [holds.digest(*self._names.key(key)) for key in question.keys]
+            groups[_group(question)].append(question)
+        calls = [self._call(group) for group in groups.values()]
+        if not calls:
+            return
+        answers = await self._redis.run(calls)
+        for group_of, answer in zip(groups.values(), answers, strict=True):
+            if answer is None:
+                self._park(group_of)
+            else:
+                self._answered(group_of, answer)
+
+    def _call(self, group: Sequence[_Question]) -> Call:
+        """Write one script call for all these questions, which differ in their keys only."""
+        first = group[0]
+        keys = self._keys(first.organisation_id, first.period)
+        epoch = self._account(first.organisation_id).epoch
+        arguments: list[Argument] = [] if first.script is scripts.RELEASE else [epoch]
+        if first.script is scripts.RESERVE:
+            arguments += [*_sizes(first.limits), *_rates(first.limits), _RESERVED_US]
+        elif first.script is scripts.FITS:
+            arguments += _sizes(first.limits)
+        elif first.script is scripts.USAGE:
+            arguments += [first.now_us]
+        for question in group:
+            for digest in question.digests:
+                arguments.append(digest)
+                if first.script is not scripts.RELEASE:
+                    arguments += [question.octets, question.now_us]
+                if first.script is scripts.COMMIT:
+                    arguments.append(question.now_us + _REMEMBERED_US)
+        return Call(first.script, keys, arguments)
+
+    def _answered(self, group: Sequence[_Question], answer: bytes | int) -> None:
+        """Remember what was granted, then tell whoever asked."""
+        script = group[0].script
+        if script in {scripts.RESERVE, scripts.FITS}:
+            assert isinstance(answer, bytes)  # noqa: S101 - the script says so
+            texts = answer.decode().split(",")
+        elif script is scripts.USAGE:
+            assert isinstance(answer, bytes)  # noqa: S101 - the script says so
+            texts = [answer.decode()] * len(group)
+        else:
+            texts = [""] * len(group)
+        for question, text in zip(group, texts, strict=True):
+            self._remember(question, text)
+            if not question.answer.done():
+                question.answer.set_result(text)
+
+    def _remember(self, question: _Question, text: str) -> None:
+        if question.script is scripts.RELEASE:
+            self._grants.drop(question.digests)
+        elif question.script is scripts.COMMIT:
+            self._grant(question, question.now_us + _DOUBTFUL_US, committed=True)
+        elif question.script is scripts.RESERVE and text.startswith("yes"):
+            self._account(question.organisation_id).arrival_us = int(text.rpartition(" ")[2])
+            self._grant(question, question.now_us + _RESERVED_US, committed=False)
+
+    def _grant(self, question: _Question, until_us: int, *, committed: bool) -> None:
+        self._grants.add(
+            (
+                Grant(question.organisation_id, digest, question.octets, until_us, committed)
+                for digest in question.digests
+            ),
+            question.now_us,
+        )
+
+    async def _find_names(self, questions: Sequence[_Question]) -> None:
+        """Find what transactions were called before, for those names that may have been another."""
+        unknown = {
+            key[0]
+            for question in questions
+            for key in question.keys
+            if may_be_joined(key[0])
+            and self._names.find(key[0]) is None
+            and key[0] not in self._first_names
+        }
+        if not unknown:
+            return
+        names = list(unknown)
+        (found,) = await self._redis.commands([("MGET", *map(self._joined_key, names))])
+        for name, first in zip(names, found, strict=True):
+            if first is not None:
+                self._names.join(first.decode(), name)
+            else:
+                # What was reserved under it must be found under it, even if it is joined later.
+                self._first_names[name] = None
+                if len(self._first_names) > _ACCOUNTS:
+                    self._first_names.popitem(last=False)
+
+    async def _figures(self, organisation_id: OrganisationId, now: datetime) -> _Figures:
+        answer = await self._ask(scripts.USAGE, organisation_id, Limits(), (), 0, now)
+        emails, octets, reserved, held, arrival_us, changes = map(int, answer.split())
+        return emails, octets, reserved, held, arrival_us, changes
+
+    # Filling.
+
+    def _parked(self, question: _Question) -> bool:
+        """Have a question wait when its counters are being filled."""
+        filling = self._filling.get(question.organisation_id)
+        if filling is None or question.script is scripts.RELEASE:
+            return False
+        filling.add_done_callback(lambda done: self._unpark([question], done))
+        return True
+
+    def _park(self, questions: Sequence[_Question]) -> None:
+        """Fill counters that were found empty or strange, and ask again."""
+        for question in questions:
+            question.tries += 1
+        asked = [question for question in questions if question.tries <= _TRIES]
+        self._refuse(
+            (question for question in questions if question.tries > _TRIES),
+            Unavailable("The counters are lost again and again."),
+        )
+        if asked:
+            filling = self._start_filling(asked[0].organisation_id, asked[0].now)
+            filling.add_done_callback(lambda done: self._unpark(asked, done))
+
+    def _unpark(self, questions: Sequence[_Question], filled: "asyncio.Task[list[bytes]]") -> None:
+        if filled.cancelled() or filled.exception() is not None:
+            self._refuse(questions, _closed())
+        else:
+            self._enqueue(questions)
+
+    async def _fill_once(self, organisation_id: OrganisationId, now: datetime) -> list[bytes]:
+        return await asyncio.shield(self._start_filling(organisation_id, now))
+
+    def _start_filling(
+        self, organisation_id: OrganisationId, now: datetime
+    ) -> "asyncio.Task[list[bytes]]":
+        """Fill an organisation's counters once, however many find them empty."""
+        filling = self._filling.get(organisation_id)
+        if filling is None:
+            filling = asyncio.create_task(self._fill(organisation_id, now))
+            self._filling[organisation_id] = filling
+            filling.add_done_callback(lambda done: self._filled(organisation_id, done))
+        return filling
+
+    def _filled(self, organisation_id: OrganisationId, done: "asyncio.Task[list[bytes]]") -> None:
+        del self._filling[organisation_id]
+        error = None if done.cancelled() else done.exception()
+        if error is not None and not isinstance(error, Unavailable):
+            log.error("counters.filling_failed", exc_info=error)
+
+    async def _fill(self, organisation_id: OrganisationId, now: datetime) -> list[bytes]:
+        """Fill counters from the rows and from what this process knows; gives what the rows hold.
+
+        While this runs, nothing is asked about the organisation: who asks is parked.
+        """
+        emptied = await self._emptied(to_us(now))
+        period = f"{now.year:04}-{now.month:02}"
+        rows = await self._database.read(_rows, organisation_id, period, now)
+        async with self._air:  # what is being answered at this moment is remembered first
+            own = self._grants.of(organisation_id, to_us(now))
+        account = self._account(organisation_id)
+        arrival_us = max(rows.arrival_us, account.arrival_us)
+        known_until = to_us(now) + _REMEMBERED_US
+        figures = (rows.emails, rows.octets, arrival_us, period, known_until)
+        epoch = secrets.token_hex(8)
+        held = [*rows.held, *(_held(grant) for grant in own)]
+        keys = self._keys(organisation_id, period)
+        filled = b""
+        for start in range(0, max(len(held), 1), _FILLED_AT_ONCE):
+            chunk = held[start : start + _FILLED_AT_ONCE]
+            ours = "yes" if filled.decode() == epoch else "no"
+            arguments = [epoch, *figures, ours, *(part for item in chunk for part in item)]
+            (filled,) = await self._redis.run([Call(scripts.FILL, keys, arguments)])
+        account.epoch = filled.decode()
+        self._unfilled.discard(organisation_id)
+        if emptied:
+            log.warning("counters.emptied", organisation=organisation_id.hex())
+            await asyncio.sleep(_OTHERS_SECONDS)
+        return [digest for digest, *_ in rows.held]
+
+    async def _emptied(self, now_us: int) -> bool:
+        """Tell whether Redis was emptied since this was asked last: a key that stays is gone."""
+        key = f"{self._prefix}filled"
+        new, marker = await self._redis.commands(
+            [("SET", key, secrets.token_hex(8), "NX"), ("GET", key)]
+        )
+        emptied = new is not None or self._marker not in {None, marker}
+        self._marker = marker
+        if emptied:
+            self._unfilled = self._grants.organisations(now_us)
+        return emptied
+
+    async def _compare(self, organisation_id: OrganisationId, now: datetime, *, idle: bool) -> bool:
+        emails, octets, _, _, _, changes = await self._figures(organisation_id, now)
+        period = f"{now.year:04}-{now.month:02}"
+        rows = await self._database.read(_rows, organisation_id, period, now)
+        difference = _Difference(rows.emails - emails, rows.octets - octets)
+        before = self._differences.pop(organisation_id, None)
+        if difference == _Difference(0, 0):
+            return False
+        if idle or difference == before:
+            epoch = self._account(organisation_id).epoch
+            arguments = (epoch, changes, rows.emails, rows.octets)
+            keys = self._keys(organisation_id, period)
+            await self._redis.run([Call(scripts.RESTATE, keys, arguments)])
+        else:
+            self._differences[organisation_id] = difference
+        return True
+
+    def _account(self, organisation_id: OrganisationId) -> _Account:
+        account = self._accounts.get(organisation_id)
+        if account is None:
+            account = self._accounts[organisation_id] = _Account()
+            if len(self._accounts) > _ACCOUNTS:
+                self._accounts.popitem(last=False)
+        return account
+
+    def _keys(self, organisation_id: OrganisationId, period: str) -> tuple[str, ...]:
+        base = f"{self._prefix}{{{organisation_id.hex()}}}"
+        return (
+            base,
+            f"{base}:{period}",
+            f"{base}:reserved",
+            f"{base}:octets",
+            f"{base}:committed",
+        )
+
+    def _joined_key(self, name: str) -> str:
+        return f"{self._prefix}joined:{name}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """What the rows tell of an organisation."""
+
+    emails: int
+    octets: int
+    arrival_us: int
+    held: list[_Held]
+
+
+def _rows(session: Session, organisation_id: OrganisationId, period: str, now: datetime) -> _Rows:
+    organisation = organisations.find(session, organisation_id)
+    month = usage.find(session, organisation_id, period)
+    held = [
+        (hold.digest, hold.octets, to_us(hold.expires_at), _WHAT[State(hold.state)], hold.period)
+        for hold in holds.live(session, organisation_id, now)
+    ]
+    return _Rows(
+        emails=month.emails if month else 0,
+        octets=organisation.storage_bytes if organisation else 0,
+        arrival_us=organisation.arrival_us if organisation else 0,
+        held=held,
+    )
+
+
+_WHAT = {State.RESERVED: "reserved", State.COMMITTED: "committed", State.STORED: "stored"}
+
+
+def _held(grant: Grant) -> _Held:
+    what = "doubtful" if grant.committed else "reserved"
+    return (grant.digest, grant.octets, grant.until_us, what, "")
+
+
+def _group(question: _Question) -> tuple[str, bytes, int, str]:
+    """Name what questions share that go into one call; the limits are the cache's own object."""
+    return (
+        question.script.name,
+        question.organisation_id,
+        id(question.limits) if question.script in {scripts.RESERVE, scripts.FITS} else 0,
+        question.period,
+    )
+
+
+def _sizes(limits: Limits) -> tuple[int, int]:
+    return _or(limits.message_bytes), _or(limits.storage_bytes)
+
+
+def _rates(limits: Limits) -> tuple[int, int, int]:
+    """Give mails a month, GCRA's interval and burst; see the script."""
+    per_minute = limits.messages_per_minute
+    if not per_minute:
+        return _or(limits.emails_per_month), -1 if per_minute is None else -2, 0
+    interval_us = 60 * _SECOND_US // per_minute
+    return _or(limits.emails_per_month), interval_us, interval_us * per_minute
+
+
+def _or(limit: int | None) -> int:
+    return -1 if limit is None else limit
+
+
+def _decision(answer: str, limits: Limits, request: Request, now: datetime) -> Decision:
+    """Word what a script decided. A refusal is worded by the rule itself, from the same figures."""
+    if answer == "known":
+        return Decision(Verdict.ACCEPT)
+    verdict, *figures = answer.split(" ")
+    used, stored, held, arrival_us = map(int, figures)
+    if verdict == "yes" and request.received:
+        return UNLIMITED
+    if verdict == "yes":
+        most = limits.emails_per_month
+        remaining = None if most is None else most - used
+        return Decision(Verdict.ACCEPT, None, remaining, None, arrival_us)
+    worded = decide(limits, Usage(used, stored, 0, held, arrival_us), request, now)
+    if worded.accepted:
+        log.error("counters.script_disagrees", answer=answer)
+        raise Unavailable("The counters cannot be understood.")
+    return worded
+
+
+def _closed() -> Unavailable:
+    return Unavailable("The counters cannot be asked at the moment.")

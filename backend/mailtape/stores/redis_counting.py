@@ -1,0 +1,251 @@
+"""The Lua scripts of `redis_counters`, one a verb.
+
+All keys of one organisation lie in one slot; each script takes them in this order:
+
+1. its figures: `epoch` (which filling of the counters this is), `octets` (stored), `held` (octets
+   reserved), `arrival` (GCRA's), `changes` (commits so far)
+2. its mails of the month
+3. what is reserved: digest, by the time at which it runs out
+4. the octets of each that is reserved
+5. what is committed: digest, by the time until which it is known
+
+Times are microseconds since 1970 by the caller's clock. A number in Lua is a double, exact to 2^53:
+such times fit until 2255. Each script answers nil when the counters are not those that the caller
+has filled, and changes nothing then. What ran out is swept away as the scripts go, a hundred at a
+time; until then it counts, on the safe side. Every key runs out by itself.
+"""
+
+from mailtape.stores.redis_connection import Script
+
+_DAY_MS = 86_400_000
+_FIGURES_MS = 72 * _DAY_MS
+"""A month and forty days."""
+_HELD_MS = 3_600_000
+
+_PRELUDE = f"""
+local figures, month, reserved, octets, committed = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local function whole(n) return string.format('%.0f', n) end
+local function last()
+  redis.call('PEXPIRE', figures, {_FIGURES_MS})
+  redis.call('PEXPIRE', month, {_FIGURES_MS})
+  redis.call('PEXPIRE', reserved, {_HELD_MS})
+  redis.call('PEXPIRE', octets, {_HELD_MS})
+  redis.call('PEXPIRE', committed, {_HELD_MS})
+end
+local function drop(digest)
+  local held = redis.call('HGET', octets, digest)
+  if held then
+    redis.call('ZREM', reserved, digest)
+    redis.call('HDEL', octets, digest)
+    if held ~= '0' then redis.call('HINCRBY', figures, 'held', '-' .. held) end
+  end
+end
+local function sweep(now)
+  for _, digest in ipairs(redis.call('ZRANGEBYSCORE', reserved, '-inf', now, 'LIMIT', 0, 100)) do
+    drop(digest)
+  end
+  local known = redis.call('ZRANGEBYSCORE', committed, '-inf', now, 'LIMIT', 0, 100)
+  if #known > 0 then redis.call('ZREM', committed, unpack(known)) end
+end
+local function stands(set, digest, now)
+  local until_ = redis.call('ZSCORE', set, digest)
+  return until_ and tonumber(until_) > now
+end
+"""
+
+_OURS = """
+if redis.call('HGET', figures, 'epoch') ~= ARGV[1] or redis.call('EXISTS', month) == 0 then
+  return false
+end
+"""
+
+RESERVE = Script(
+    _PRELUDE
+    + _OURS
+    + """
+-- ARGV: epoch, most octets of a mail, of storage, mails a month, GCRA's interval and burst, how
+-- long to hold; then digest, octets, now of each. A limit that is not there is -1, and -2 is the
+-- interval of a rate of none. A refusal comes with the figures it was made from.
+local most_octets, most_storage = tonumber(ARGV[2]), tonumber(ARGV[3])
+local most_emails = tonumber(ARGV[4])
+local interval, burst, hold_for = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+local newest = 0
+for i = 10, #ARGV, 3 do newest = math.max(newest, tonumber(ARGV[i])) end
+sweep(whole(newest))
+local kept = redis.call('HMGET', figures, 'octets', 'held', 'arrival')
+local stored, held, arrival = tonumber(kept[1]), tonumber(kept[2]), tonumber(kept[3])
+local used = tonumber(redis.call('GET', month)) + redis.call('ZCARD', reserved)
+local granted, sizes, fresh = {}, {}, {}
+
+local function decide(size, now)
+  local following = 0
+  if most_octets >= 0 and size > most_octets or interval == -2 then return false end
+  if interval >= 0 then
+    following = math.max(arrival, now)
+    if following + interval - now - burst > 0 then return false end
+    following = following + interval
+  end
+  if most_emails >= 0 and most_emails - used - 1 < 0 then return false end
+  if most_storage >= 0 and stored + held + math.max(size, 1) > most_storage then return false end
+  return true, following
+end
+
+local answers = {}
+for i = 8, #ARGV, 3 do
+  local digest, size, now = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
+  local answer
+  if fresh[digest] or stands(reserved, digest, now) or stands(committed, digest, now) then
+    answer = 'known'
+  else
+    local taken, following = decide(size, now)
+    if taken then
+      arrival, used, held, fresh[digest] = following, used + 1, held + size, true
+      granted[#granted + 1], granted[#granted + 2] = whole(now + hold_for), digest
+      sizes[#sizes + 1], sizes[#sizes + 2] = digest, ARGV[i + 1]
+    end
+    answer = table.concat({taken and 'yes' or 'no', whole(used), whole(stored), whole(held),
+      whole(arrival)}, ' ')
+  end
+  answers[#answers + 1] = answer
+end
+if #granted > 0 then
+  redis.call('HSET', figures, 'held', whole(held), 'arrival', whole(arrival))
+  redis.call('ZADD', reserved, unpack(granted))
+  redis.call('HSET', octets, unpack(sizes))
+  last()
+end
+return table.concat(answers, ',')
+"""
+)
+
+FITS = Script(
+    _PRELUDE
+    + _OURS
+    + """
+-- ARGV: epoch, most octets of a mail, of storage; then digest, octets, now of each.
+local most_octets, most_storage = tonumber(ARGV[2]), tonumber(ARGV[3])
+local kept = redis.call('HMGET', figures, 'octets', 'held')
+local taken = tonumber(kept[1]) + tonumber(kept[2])
+local answers = {}
+for i = 4, #ARGV, 3 do
+  local digest, size, now = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
+  local answer = 'known'
+  if not stands(committed, digest, now) then
+    local others = taken - tonumber(redis.call('HGET', octets, digest) or 0)
+    local large = most_octets >= 0 and size > most_octets
+    local full = most_storage >= 0 and others + math.max(size, 1) > most_storage
+    answer = table.concat({(large or full) and 'no' or 'yes', 0, whole(others), 0, 0}, ' ')
+  end
+  answers[#answers + 1] = answer
+end
+return table.concat(answers, ',')
+"""
+)
+
+COMMIT = Script(
+    _PRELUDE
+    + _OURS
+    + """
+-- ARGV: epoch; then digest, octets, now, known until of each.
+for i = 2, #ARGV, 4 do
+  local digest, now = ARGV[i], tonumber(ARGV[i + 2])
+  if not stands(committed, digest, now) then
+    drop(digest)
+    redis.call('INCR', month)
+    redis.call('HINCRBY', figures, 'octets', ARGV[i + 1])
+    redis.call('HINCRBY', figures, 'changes', 1)
+    redis.call('ZADD', committed, ARGV[i + 3], digest)
+  end
+end
+last()
+return 1
+"""
+)
+
+RELEASE = Script(
+    _PRELUDE
+    + """
+-- ARGV: digests. Whoever filled the counters: a reservation that is there is given back.
+for _, digest in ipairs(ARGV) do drop(digest) end
+return 1
+"""
+)
+
+USAGE = Script(
+    _PRELUDE
+    + _OURS
+    + """
+-- ARGV: epoch, now. Gives mails, octets, reserved mails and octets, arrival, changes.
+sweep(ARGV[2])
+local kept = redis.call('HMGET', figures, 'octets', 'held', 'arrival', 'changes')
+local emails = redis.call('GET', month)
+local reserved_emails = redis.call('ZCARD', reserved)
+return table.concat({emails, kept[1], reserved_emails, kept[2], kept[3], kept[4]}, ' ')
+"""
+)
+
+FILL = Script(
+    _PRELUDE
+    + """
+-- ARGV: an epoch, mails and octets by the rows, arrival, the month, until when a commit is known,
+-- whether the caller has itself just begun to fill them from these rows ('yes'); then digest,
+-- octets, until, what it is and the month of each thing that is held. Gives the epoch that the
+-- counters have now. Filled by two processes at a time, they hold the same: all goes by digests.
+local known_for = ARGV[6]
+local empty = redis.call('EXISTS', figures) == 0
+local new = empty or ARGV[7] == 'yes'
+if empty then
+  redis.call('DEL', reserved, octets, committed)
+  redis.call('HSET', figures, 'epoch', ARGV[1], 'octets', ARGV[3], 'held', 0, 'arrival', ARGV[4],
+    'changes', 0)
+elseif tonumber(ARGV[4]) > tonumber(redis.call('HGET', figures, 'arrival')) then
+  redis.call('HSET', figures, 'arrival', ARGV[4])
+end
+redis.call('SETNX', month, ARGV[2])
+local function reserve(digest, size, until_)
+  drop(digest)
+  redis.call('ZADD', reserved, until_, digest)
+  redis.call('HSET', octets, digest, size)
+  redis.call('HINCRBY', figures, 'held', size)
+end
+for i = 8, #ARGV, 5 do
+  local digest, size, until_, what = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
+  if not redis.call('ZSCORE', committed, digest) then
+    if what == 'reserved' then
+      if not redis.call('ZSCORE', reserved, digest) then reserve(digest, size, until_) end
+    else
+      redis.call('ZADD', committed, known_for, digest)
+      if what == 'doubtful' then
+        reserve(digest, size, until_)
+      else
+        drop(digest)
+        if what == 'committed' or not new then
+          if ARGV[i + 4] == ARGV[5] then redis.call('INCR', month) end
+          redis.call('HINCRBY', figures, 'octets', size)
+          redis.call('HINCRBY', figures, 'changes', 1)
+        end
+      end
+    end
+  end
+end
+last()
+return redis.call('HGET', figures, 'epoch')
+"""
+)
+"""What is held, as FILL names it. `reserved`. `committed`, and not in the rows. `stored`: it is in
+the rows, and counts only where the counters are older than that. `doubtful`: committed so shortly
+ago that the rows may not tell of it yet; it counts until that is over.
+"""
+
+RESTATE = Script(
+    _PRELUDE
+    + _OURS
+    + """
+-- ARGV: epoch, the changes that were seen before the rows were read, mails and octets by the rows.
+if redis.call('HGET', figures, 'changes') ~= ARGV[2] then return 0 end
+redis.call('SET', month, ARGV[3])
+redis.call('HSET', figures, 'octets', ARGV[4])
+last()
+return 1
+"""
+)

@@ -1,0 +1,236 @@
+"""Counters in the rows, for any number of processes: each verb is one transaction.
+
+For a fleet without Redis, and for one whose Redis is down. The organisation's row is locked, so
+verbs on one organisation come one after the other, wherever they run. What is used is what the
+rows say, and what is committed and has no rows yet; the transaction that stores a mail ends its
+hold. So nothing has to be rebuilt here, ever.
+
+A mail that was reserved under another name is moved to the name it is asked about by; under the
+first one a hold that counts nothing is left, so that it is known by either.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from mailtape.domain.ids import OrganisationId
+from mailtape.domain.quota import Decision, Request, Usage, Verdict, decide
+from mailtape.domain.tier import Limits
+from mailtape.ports.counters import Key
+from mailtape.rows import holds, organisations, usage
+from mailtape.rows.database import Database, Session
+from mailtape.rows.holds import Hold, State
+from mailtape.rows.organisations import Organisation
+from mailtape.stores.joined_names import may_be_joined
+
+_RESERVED = timedelta(minutes=10)
+"""Longer than a sender may take from RCPT to the end of DATA and Postfix to hand the mail over."""
+_COMMITTED = timedelta(days=40)
+"""Longer than a mail waits to be stored, and than its month lasts."""
+_JOINED = timedelta(hours=1)
+
+
+class SharedSqlCounters:
+    """`ports.counters.Counters` over `rows.holds`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def rename(self, transaction: str, became: str, now: datetime) -> None:
+        """See `ports.counters`."""
+        if may_be_joined(became):
+            name, first = holds.name_digest(became), holds.name_digest(transaction)
+            await self._database.write(holds.join, name, first, now + _JOINED, now)
+
+    async def reserve(
+        self, organisation_id: OrganisationId, limits: Limits, key: Key, octets: int, now: datetime
+    ) -> Decision:
+        """See `ports.counters`."""
+        return await self._database.write(_reserve, organisation_id, limits, key, octets, now)
+
+    async def fits(
+        self, organisation_id: OrganisationId, limits: Limits, key: Key, octets: int, now: datetime
+    ) -> Decision:
+        """See `ports.counters`."""
+        return await self._database.read(_fits, organisation_id, limits, key, octets, now)
+
+    async def commit(
+        self, organisation_id: OrganisationId, keys: Sequence[Key], octets: int, now: datetime
+    ) -> None:
+        """See `ports.counters`."""
+        await self._database.write(_commit, organisation_id, keys, octets, now)
+
+    async def release(self, organisation_id: OrganisationId, keys: Sequence[Key]) -> None:
+        """See `ports.counters`."""
+        await self._database.write(_release, organisation_id, keys)
+
+    async def usage(self, organisation_id: OrganisationId, now: datetime) -> Usage:
+        """See `ports.counters`."""
+        return await self._database.read(used, organisation_id, now)
+
+    async def adopt(
+        self, organisation_id: OrganisationId, known: Sequence[Hold], now: datetime
+    ) -> None:
+        """Hold as well what was held elsewhere; a name that is there already stays as it is.
+
+        Raises:
+            Unavailable: nothing was changed.
+        """
+        await self._database.write(_adopt, organisation_id, known, now)
+
+
+def used(session: Session, organisation_id: OrganisationId, now: datetime) -> Usage:
+    """Add up an organisation's rows and holds."""
+    return _used(session, organisations.find(session, organisation_id), organisation_id, now)
+
+
+def period_of(now: datetime) -> str:
+    """Name the month of a time in UTC."""
+    return f"{now.year:04}-{now.month:02}"
+
+
+def _used(
+    session: Session,
+    organisation: Organisation | None,
+    organisation_id: OrganisationId,
+    now: datetime,
+) -> Usage:
+    period = period_of(now)
+    month = usage.find(session, organisation_id, period)
+    held = holds.totals(session, organisation_id, period, now)
+    return Usage(
+        emails=(month.emails if month else 0) + held.committed_emails,
+        storage_bytes=(organisation.storage_bytes if organisation else 0) + held.committed_bytes,
+        reserved_emails=held.reserved_emails,
+        reserved_bytes=held.reserved_bytes,
+        arrival_us=organisation.arrival_us if organisation else 0,
+    )
+
+
+def _reserve(
+    session: Session,
+    organisation_id: OrganisationId,
+    limits: Limits,
+    key: Key,
+    octets: int,
+    now: datetime,
+) -> Decision:
+    organisation = organisations.lock(session, organisation_id)
+    holds.sweep(session, organisation_id, now)
+    if _moved(session, organisation_id, key, now) is not None:
+        return Decision(Verdict.ACCEPT)
+    used = _used(session, organisation, organisation_id, now)
+    decision = decide(limits, used, Request(octets), now)
+    if decision.accepted:
+        organisation.arrival_us = decision.arrival_us
+        holds.put(
+            session,
+            Hold(
+                organisation_id=organisation_id,
+                digest=holds.digest(*key),
+                state=State.RESERVED,
+                octets=octets,
+                period=period_of(now),
+                expires_at=now + _RESERVED,
+            ),
+        )
+    return decision
+
+
+def _fits(
+    session: Session,
+    organisation_id: OrganisationId,
+    limits: Limits,
+    key: Key,
+    octets: int,
+    now: datetime,
+) -> Decision:
+    hold = _find(session, organisation_id, key, now)
+    if hold is not None and hold.state != State.RESERVED:
+        return Decision(Verdict.ACCEPT)
+    total = used(session, organisation_id, now)
+    others = total.reserved_bytes - (hold.octets if hold else 0)
+    return decide(
+        limits, replace(total, reserved_bytes=others), Request(octets, received=True), now
+    )
+
+
+def _commit(
+    session: Session,
+    organisation_id: OrganisationId,
+    keys: Sequence[Key],
+    octets: int,
+    now: datetime,
+) -> None:
+    organisations.lock(session, organisation_id)
+    for key in keys:
+        hold = _moved(session, organisation_id, key, now)
+        if hold is not None and hold.state != State.RESERVED:
+            continue
+        holds.put(
+            session,
+            Hold(
+                organisation_id=organisation_id,
+                digest=holds.digest(*key),
+                state=State.COMMITTED,
+                octets=octets,
+                period=period_of(now),
+                expires_at=now + _COMMITTED,
+            ),
+        )
+
+
+def _release(session: Session, organisation_id: OrganisationId, keys: Sequence[Key]) -> None:
+    organisations.lock(session, organisation_id)
+    digests = [holds.digest(*key) for key in keys]
+    digests += [first for key in keys if (first := _first(session, key)) is not None]
+    holds.release(session, organisation_id, digests)
+
+
+def _adopt(
+    session: Session, organisation_id: OrganisationId, known: Sequence[Hold], now: datetime
+) -> None:
+    organisations.lock(session, organisation_id)
+    holds.sweep(session, organisation_id, now)
+    holds.add_missing(session, organisation_id, known)
+
+
+def _find(
+    session: Session, organisation_id: OrganisationId, key: Key, now: datetime
+) -> Hold | None:
+    """Find a hold by the name that is asked about, or by the one before."""
+    hold = holds.find(session, organisation_id, holds.digest(*key), now)
+    if hold is not None:
+        return hold
+    first = _first(session, key)
+    return None if first is None else holds.find(session, organisation_id, first, now)
+
+
+def _moved(
+    session: Session, organisation_id: OrganisationId, key: Key, now: datetime
+) -> Hold | None:
+    """Find a hold, and have it under the name that is asked about: so the worker finds it."""
+    digest = holds.digest(*key)
+    hold = _find(session, organisation_id, key, now)
+    if hold is None or hold.digest == digest:
+        return hold
+    here = Hold(
+        organisation_id=organisation_id,
+        digest=digest,
+        state=hold.state,
+        octets=hold.octets,
+        period=hold.period,
+        expires_at=hold.expires_at,
+    )
+    hold.state = State.STORED
+    holds.put(session, here)
+    return here
+
+
+def _first(session: Session, key: Key) -> bytes | None:
+    """Name the hold by what its transaction was called before."""
+    name, recipient = key
+    if not may_be_joined(name):
+        return None
+    first = holds.first_name(session, holds.name_digest(name))
+    return None if first is None else holds.digest_of(first, recipient)

@@ -1,0 +1,195 @@
+"""Counters in Redis while it answers, in the rows while it does not.
+
+Who goes over to the rows takes along what this process has granted and counted: it counts as used
+until its time is up. Whoever comes back takes what the rows hold into Redis before anything is
+asked there about that organisation again. Both go by the names of what is held, so it does not
+matter how many processes do it, or how often.
+
+Processes do not agree on whether Redis answers. One that goes over alone knows of the others only
+what is in the rows, so for that time at most what they hold may be granted too much.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from typing import TypeVar
+
+import structlog
+
+from mailtape.domain.errors import Unavailable
+from mailtape.domain.ids import OrganisationId
+from mailtape.domain.quota import Decision, Usage
+from mailtape.domain.tier import Limits
+from mailtape.ports.counters import Counters, Key
+from mailtape.rows.base import from_us
+from mailtape.rows.holds import Hold, State
+from mailtape.stores.own_grants import Grant
+from mailtape.stores.redis_connection import RedisConnection
+from mailtape.stores.redis_counters import RedisCounters
+from mailtape.stores.shared_sql_counters import SharedSqlCounters, period_of
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+_LOOK_SECONDS = 0.5
+
+
+class StandbyCounters:
+    """`ports.counters.Counters` for a fleet with Redis. Needs a running event loop."""
+
+    def __init__(
+        self, redis: RedisCounters, rows: SharedSqlCounters, connection: RedisConnection
+    ) -> None:
+        self._redis = redis
+        self._rows = rows
+        self._connection = connection
+        self._taken_along: set[OrganisationId] = set()
+        """Organisations for which the rows hold what this process knows."""
+        self._away: set[OrganisationId] = set()
+        """Organisations that Redis was not asked about meanwhile."""
+        self._returning: asyncio.Task[None] | None = None
+
+    async def rename(self, transaction: str, became: str, now: datetime) -> None:
+        """See `ports.counters`."""
+        if self._connection.available:
+            try:
+                await self._redis.rename(transaction, became, now)
+            except Unavailable:
+                pass
+            else:
+                return
+        await self._rows.rename(transaction, became, now)
+
+    async def reserve(
+        self, organisation_id: OrganisationId, limits: Limits, key: Key, octets: int, now: datetime
+    ) -> Decision:
+        """See `ports.counters`."""
+
+        async def ask(counters: Counters) -> Decision:
+            return await counters.reserve(organisation_id, limits, key, octets, now)
+
+        return await self._ask(organisation_id, (key,), now, ask)
+
+    async def fits(
+        self, organisation_id: OrganisationId, limits: Limits, key: Key, octets: int, now: datetime
+    ) -> Decision:
+        """See `ports.counters`."""
+
+        async def ask(counters: Counters) -> Decision:
+            return await counters.fits(organisation_id, limits, key, octets, now)
+
+        return await self._ask(organisation_id, (key,), now, ask)
+
+    async def commit(
+        self, organisation_id: OrganisationId, keys: Sequence[Key], octets: int, now: datetime
+    ) -> None:
+        """See `ports.counters`."""
+
+        async def ask(counters: Counters) -> None:
+            await counters.commit(organisation_id, keys, octets, now)
+
+        await self._ask(organisation_id, keys, now, ask)
+
+    async def release(self, organisation_id: OrganisationId, keys: Sequence[Key]) -> None:
+        """See `ports.counters`."""
+
+        async def ask(counters: Counters) -> None:
+            await counters.release(organisation_id, keys)
+
+        await self._ask(organisation_id, keys, datetime.now(UTC), ask)
+
+    async def usage(self, organisation_id: OrganisationId, now: datetime) -> Usage:
+        """See `ports.counters`."""
+
+        async def ask(counters: Counters) -> Usage:
+            return await counters.usage(organisation_id, now)
+
+        return await self._ask(organisation_id, (), now, ask)
+
+    async def close(self) -> None:
+        """Stop what is under way."""
+        if self._returning is not None:
+            self._returning.cancel()
+            await asyncio.gather(self._returning, return_exceptions=True)
+
+    async def _ask(
+        self,
+        organisation_id: OrganisationId,
+        keys: Sequence[Key],
+        now: datetime,
+        ask: Callable[[Counters], Awaitable[T]],
+    ) -> T:
+        if self._connection.available:
+            with contextlib.suppress(Unavailable):
+                if organisation_id in self._away:
+                    await self._come_back(organisation_id, now)
+                return await ask(self._redis)
+        return await self._ask_rows(organisation_id, keys, now, ask)
+
+    async def _ask_rows(
+        self,
+        organisation_id: OrganisationId,
+        keys: Sequence[Key],
+        now: datetime,
+        ask: Callable[[Counters], Awaitable[T]],
+    ) -> T:
+        self._go_away(organisation_id)
+        if organisation_id not in self._taken_along:
+            known = [_hold(grant, now) for grant in self._redis.own(organisation_id, now)]
+            await self._rows.adopt(organisation_id, known, now)
+            self._taken_along.add(organisation_id)
+        for name in dict.fromkeys(key[0] for key in keys):
+            first = self._redis.first_name(name)
+            if first is not None:
+                await self._rows.rename(first, name, now)
+        try:
+            return await ask(self._rows)
+        finally:
+            self._go_away(organisation_id)  # it may have come back while this was under way
+
+    def _go_away(self, organisation_id: OrganisationId) -> None:
+        self._away.add(organisation_id)
+        if self._returning is None:
+            self._returning = asyncio.create_task(self._return())
+
+    async def _come_back(self, organisation_id: OrganisationId, now: datetime) -> None:
+        await self._redis.bring_in(organisation_id, now)
+        self._away.discard(organisation_id)
+        self._taken_along.discard(organisation_id)
+
+    async def _return(self) -> None:
+        """Come back with every organisation as soon as Redis answers."""
+        try:
+            while self._away:
+                await asyncio.sleep(_LOOK_SECONDS)
+                if self._connection.available:
+                    await self._return_all()
+        finally:
+            self._returning = None
+
+    async def _return_all(self) -> None:
+        for organisation_id in list(self._away):
+            try:
+                await self._come_back(organisation_id, datetime.now(UTC))
+            except Unavailable:
+                return
+            except Exception:
+                log.exception("counters.not_brought_back", organisation=organisation_id.hex())
+
+
+def _hold(grant: Grant, now: datetime) -> Hold:
+    """Write what this process knows as the rows hold it.
+
+    What is committed counts for as long as its mail may be on its way into the rows: as reserved,
+    so that it stops then.
+    """
+    return Hold(
+        organisation_id=grant.organisation_id,
+        digest=grant.digest,
+        state=State.RESERVED,
+        octets=grant.octets,
+        period=period_of(now),
+        expires_at=from_us(grant.until_us),
+    )
