@@ -210,7 +210,6 @@ async def _check_bodies(
         tally.bodies += len(page)
         messages_of = await database.read(verification.of_bodies, page)
         for key, messages in messages_of.items():
-            tally.messages_with_body += len(messages)
             async for finding in _check_body(bodies, key, messages, tally):
                 yield finding
         unnamed = [key for key, messages in messages_of.items() if not messages]
@@ -224,8 +223,13 @@ async def _check_body(
 ) -> AsyncIterator[Finding]:
     whose = f"body {to_text(key.ingest_id)} of organisation {to_text(key.organisation_id)}"
     raw, packed = await bodies.raw(key), await bodies.content(key)
-    if raw is None or packed is None:
-        return  # deleted meanwhile
+    if packed is None:
+        return  # deleted meanwhile, or cut off: `_check_messages` tells of messages that name it
+    tally.messages_with_body += len(messages)
+    if raw is None:
+        if await bodies.content(key) is not None:  # so it was not deleted meanwhile
+            yield Finding(Kind.BODY_MISSING, f"{whose}: the raw bytes are not there")
+        return
     for part, blob in (("raw bytes", raw), ("content", packed)):
         if not _is_whole(blob):
             yield Finding(Kind.BODY_DAMAGED, f"{whose}: the {part} are not what was kept")
