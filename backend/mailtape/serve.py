@@ -10,28 +10,21 @@ waiting requests and streams, finish the batches in hand, write all that is to b
 children. Whatever waits in the queue waits there for the next start.
 """
 
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 
 import uvloop
 
-from mailtape.api.deps import Parts
 from mailtape.api.main import create_app
 from mailtape.data_folder import DataFolder
-from mailtape.domain.account import LOCAL_SLUG
-from mailtape.domain.ids import OrganisationId
-from mailtape.opening import Stores, opened
+from mailtape.opening import opened
 from mailtape.roles import jobs, listening, mail, process, upkeep, web, work
 from mailtape.roles.listening import Door
 from mailtape.rows import organisations
-from mailtape.rows.database import Session
-from mailtape.services.passwords import Passwords
 from mailtape.services.quota import Quota
 from mailtape.services.recipients import Recipients
 from mailtape.services.refusals import Refusals
 from mailtape.services.tokens import Keys
-from mailtape.services.usage import ApiCalls
 from mailtape.settings import HostPort, Settings
 from mailtape_policy.server import Server as PolicyServer
 
@@ -55,15 +48,19 @@ async def _serve(settings: Settings, folder: DataFolder, keys: Keys) -> None:
         bound = stack.enter_context(listening.bind(settings.http_listen))
         http = HostPort(settings.http_listen.host, bound.getsockname()[1])
         stores = await stack.enter_async_context(opened(settings, folder))
-        local = await stores.database.read(_local)
+        local = await stores.database.read(organisations.find_local)
         refusals = Refusals()
-        parts = _parts(settings, keys, http, stores, local, refusals)
+        recipients = Recipients(
+            stores.database, domain=settings.domain, capture=local if settings.capture else None
+        )
+        quota = Quota(recipients, stores.counters, refusals, _now)
+        parts = web.parts(settings, keys, http, stores, recipients, quota, _now)
         await stack.enter_async_context(
             work.consuming(
                 settings, stores.queue, stores.bodies, stores.database, parts.wakeups, _now
             )
         )
-        await stack.enter_async_context(_passwords(parts))
+        stack.callback(parts.passwords.close)
         telling = jobs.of_refusals(stores, refusals, parts.wakeups, _now)
         counting = jobs.of_calls(stores, parts.calls)
         await stack.enter_async_context(
@@ -83,13 +80,13 @@ async def _serve(settings: Settings, folder: DataFolder, keys: Keys) -> None:
         )
         doors: dict[str, tuple[Door, HostPort]] = {
             "smtp": (
-                mail.smtp(settings, folder, keys, stores.database, stores.queue, parts.quota, _now),
+                mail.smtp(settings, folder, keys, stores.database, stores.queue, quota, _now),
                 settings.smtp_listen,
             ),
-            "policy": (PolicyServer(parts.quota, domain=settings.domain), settings.policy_listen),
+            "policy": (PolicyServer(quota, domain=settings.domain), settings.policy_listen),
         }
         if settings.lmtp_listen is not None:
-            doors["lmtp"] = (mail.lmtp(settings, stores.queue, parts.quota), settings.lmtp_listen)
+            doors["lmtp"] = (mail.lmtp(settings, stores.queue, quota), settings.lmtp_listen)
         addresses = await stack.enter_async_context(listening.listening(settings, doors))
         process.settle_memory()
         process.tell_ready(
@@ -98,46 +95,6 @@ async def _serve(settings: Settings, folder: DataFolder, keys: Keys) -> None:
         await stopped.wait()
         process.tell_stopping(settings)
         server.leave()  # not after the wire: both drain in the same seconds
-
-
-def _local(session: Session) -> OrganisationId:
-    organisation = organisations.find_by_slug(session, LOCAL_SLUG)
-    assert organisation is not None, "the first start makes it"  # noqa: S101
-    return OrganisationId(organisation.id)
-
-
-def _parts(
-    settings: Settings,
-    keys: Keys,
-    http: HostPort,
-    stores: Stores,
-    local: OrganisationId,
-    refusals: Refusals,
-) -> Parts:
-    recipients = Recipients(
-        stores.database, domain=settings.domain, capture=local if settings.capture else None
-    )
-    return Parts(
-        settings=web.api_settings(settings, keys, http),
-        database=stores.database,
-        bodies=stores.bodies,
-        queue=stores.queue,
-        recipients=recipients,
-        quota=Quota(recipients, stores.counters, refusals, _now),
-        wakeups=stores.wakeups,
-        limits=stores.limits,
-        passwords=Passwords(),
-        calls=ApiCalls(),
-        clock=_now,
-    )
-
-
-@asynccontextmanager
-async def _passwords(parts: Parts) -> AsyncIterator[None]:
-    try:
-        yield
-    finally:
-        parts.passwords.close()
 
 
 def _now() -> datetime:

@@ -15,6 +15,7 @@ from mailtape.commands import (
     backups,
     config,
     parked,
+    processes,
     schema,
     sending,
     serving,
@@ -36,6 +37,10 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("serve")(serving.serve)
+app.command("api")(processes.api)
+app.command("ingest")(processes.ingest)
+app.command("policy")(processes.policy)
+app.command("worker")(processes.worker)
 app.command("migrate")(schema.migrate)
 app.command("create-admin")(accounts.create_admin)
 app.command("generate-tokens")(tokens.generate_tokens)

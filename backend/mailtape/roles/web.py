@@ -4,22 +4,55 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
-from mailtape.api.deps import ApiSettings
+from mailtape.api.deps import ApiSettings, Parts
 from mailtape.domain.query import WordLimits
 from mailtape.domain.session import FailureRules, SessionRules
 from mailtape.http_server import HttpBounds, HttpServer
+from mailtape.opening import Stores
+from mailtape.services.passwords import Passwords
+from mailtape.services.quota import Quota
+from mailtape.services.recipients import Recipients
 from mailtape.services.tokens import Keys
+from mailtape.services.usage import ApiCalls
 from mailtape.settings import HostPort, Settings
 
 _KEEP_ALIVE_SECONDS = 75
 """As nginx: clients that poll now and then keep their connection."""
 
 
-def api_settings(settings: Settings, keys: Keys, bound: HostPort) -> ApiSettings:
-    """Say in plain values what the operator has set; `bound` is where HTTP is listened for."""
+def parts(
+    settings: Settings,
+    keys: Keys,
+    bound: HostPort,
+    stores: Stores,
+    recipients: Recipients,
+    quota: Quota,
+    clock: Callable[[], datetime],
+) -> Parts:
+    """Put together what the routes reach for; `bound` is where HTTP is listened for.
+
+    Whoever serves closes its `passwords`.
+    """
+    return Parts(
+        settings=_plain(settings, keys, bound),
+        database=stores.database,
+        bodies=stores.bodies,
+        queue=stores.queue,
+        recipients=recipients,
+        quota=quota,
+        wakeups=stores.wakeups,
+        limits=stores.limits,
+        passwords=Passwords(),
+        calls=ApiCalls(),
+        clock=clock,
+    )
+
+
+def _plain(settings: Settings, keys: Keys, bound: HostPort) -> ApiSettings:
+    """Say in plain values what the operator has set."""
     url = settings.backend_url or f"http://{bound}"
     return ApiSettings(
         keys=keys,
