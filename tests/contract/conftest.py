@@ -14,6 +14,7 @@ from mailtape.ports.claims import Claims
 from mailtape.ports.queue import Queue
 from mailtape.rows.writing_thread import WritingThread
 from mailtape.stores.sqlite_bodies import SqliteBodies
+from mailtape.stores.sqlite_claims import SqliteClaims
 from mailtape.stores.sqlite_queue import SqliteQueue
 
 
@@ -100,7 +101,14 @@ async def bodies(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
     bodies.close()
 
 
-@pytest.fixture(params=[pytest.param("mongo", marks=pytest.mark.services)])
-async def claims(request: pytest.FixtureRequest) -> AsyncIterator[Claims]:
-    async with mongo.open_claims() as kept:
-        yield kept
+@pytest.fixture(params=["sqlite", pytest.param("mongo", marks=pytest.mark.services)])
+async def claims(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Claims]:
+    if request.param == "mongo":
+        async with mongo.open_claims() as kept:
+            yield kept
+        return
+    writing = WritingThread()
+    claims = SqliteClaims(tmp_path / "claims.sqlite3", writing)
+    yield claims
+    writing.stop()
+    claims.close()
