@@ -20,8 +20,9 @@ EXCHANGES = (".dead", ".late", ".wakeups")
 class RabbitQueues:
     """Opens the same queue again and again, as restarted processes would, or several at a time."""
 
-    def __init__(self, claims: Claims, url: str | None = None) -> None:
-        self.url = url or services.variables("rabbitmq")["RABBITMQ_URL"]
+    def __init__(self, claims: Claims, url: str, settle_seconds: float) -> None:
+        self.url = url
+        self.settle_seconds = settle_seconds
         self.name = f"test-{secrets.token_hex(6)}"
         self.claims = claims
         self._opened: list[RabbitQueue] = []
@@ -37,7 +38,7 @@ class RabbitQueues:
             max_bytes=max_bytes,
             prefetch=prefetch,
             publish_seconds=publish_seconds,
-            settle_seconds=0,
+            settle_seconds=self.settle_seconds,
         )
         self._opened.append(queue)
         await queue.start()
@@ -62,10 +63,13 @@ class RabbitQueues:
 
 
 @asynccontextmanager
-async def open_queues(url: str | None = None) -> AsyncIterator[RabbitQueues]:
+async def open_queues(
+    url: str | None = None, settle_seconds: float = 0
+) -> AsyncIterator[RabbitQueues]:
     """Gives a queue of a new name, and removes what was made of it."""
+    url = url or services.variables("rabbitmq")["RABBITMQ_URL"]
     async with mongo.open_claims() as claims:
-        queues = RabbitQueues(claims, url)
+        queues = RabbitQueues(claims, url, settle_seconds)
         try:
             yield queues
         finally:

@@ -14,11 +14,9 @@ import structlog
 from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import (
     CONNECTION_EXCEPTIONS,
-    ChannelInvalidStateError,
     DeliveryError,
     PublishError,
 )
-from aio_pika.exceptions import AMQPError as BrokerError
 
 from mailtape.domain.errors import Conflict, MailtapeError, StoreFull, Unavailable
 
@@ -99,17 +97,24 @@ class RabbitLink:
         self._keeping = None
 
     async def _keep(self) -> None:
+        told = False
         while True:
             try:
                 await self._connect()
                 log.info("rabbitmq.connected", purpose=self._purpose)
+                told = False
                 await self._await_loss()
                 log.warning("rabbitmq.lost", purpose=self._purpose)
             except MailtapeError as error:
-                log.warning("rabbitmq.not_connected", purpose=self._purpose, reason=error.message)
+                if not told:  # once, not every second of a night
+                    log.warning("rabbitmq.not_connected", purpose=self._purpose, why=error.message)
+                told = True
                 self._conflict = error if isinstance(error, Conflict) else None
-                self._tried.set()
+            except Exception:
+                # A bug of ours, or of the driver: the next connection may still work.
+                log.exception("rabbitmq.failed", purpose=self._purpose)
             finally:
+                self._tried.set()
                 await self._disconnect()
             await asyncio.sleep(_RECONNECT_SECONDS)
 
@@ -173,7 +178,7 @@ def broker_errors() -> Iterator[None]:
         raise Unavailable("There is no such queue.", code=UNROUTED) from error
     except DeliveryError as error:
         raise StoreFull("The queue is full.") from error
-    except (BrokerError, ChannelInvalidStateError, OSError, TimeoutError) as error:
+    except (*CONNECTION_EXCEPTIONS, TimeoutError) as error:
         raise Unavailable("The queue is not available.") from error
     except asyncio.CancelledError as error:
         # The driver ends what waits on a connection that died by cancelling it; we were not.

@@ -133,7 +133,11 @@ class RabbitConsuming:
             await self._offer.wait()
             taken, probes = self._take_ready(most, most_bytes)
             if probes:
-                await self.acknowledge(probes)
+                try:
+                    await self.acknowledge(probes)
+                except BaseException:
+                    self.release([receipt for receipt, _ in taken])
+                    raise
             if taken:
                 return taken
 
@@ -216,7 +220,7 @@ class RabbitConsuming:
                 with broker_errors():
                     async with asyncio.timeout(ANSWER_SECONDS):
                         queue = await self._link.channel.declare_queue(
-                            exclusive=True, arguments={"x-max-length": 1}
+                            exclusive=True, arguments={"x-queue-type": "classic", "x-max-length": 1}
                         )
                         await queue.bind(self._topology.late, routing_key="")
                         self._late_queue = queue

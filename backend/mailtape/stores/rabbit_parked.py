@@ -1,8 +1,9 @@
 """Looking into the queue of parked mail, from any process, without taking anything out of it.
 
-A queue cannot be read, only consumed: mail is fetched one by one from the oldest on, is not
-acknowledged, and goes back to its place when the look is over or the process is. Meanwhile nobody
-else sees it; of two who look at a time each may see less than there is.
+A queue cannot be read, only consumed: mail is fetched one by one, is not acknowledged, and goes
+back when the look is over or the process is. It goes back to the end, so whoever wants the oldest
+looks at all. Meanwhile nobody else sees it; of two who look at a time each may see less than there
+is.
 """
 
 import asyncio
@@ -59,11 +60,13 @@ class RabbitParked:
         async def visit(mail: RabbitMail, _: AbstractIncomingMessage) -> bool:
             reason = mail.reason or _UNKNOWN_REASON
             found.append(Parked(_receipt(mail.ingest_id), mail.shown_envelope, reason))
-            return len(found) >= most
+            if len(found) > 2 * most:  # all are looked at, and no more kept than are asked for
+                found.sort(key=_age)
+                del found[most:]
+            return _LEAVE
 
-        if most > 0:
-            await self._show(visit)
-        return found
+        await self._show(visit)
+        return sorted(found, key=_age)[:most]
 
     async def find(self, receipt: int) -> RabbitMail | None:
         """Find a parked mail."""
@@ -126,6 +129,11 @@ class RabbitParked:
                 with broker_errors():
                     underlay = await channel.get_underlay_channel()
                     await underlay.basic_nack(0, multiple=True, requeue=True)  # 0: all of them
+
+
+def _age(mail: Parked) -> tuple[int, bytes]:
+    ingest_id = mail.envelope.ingest_id
+    return mail.envelope.accepted_us or int.from_bytes(ingest_id[:6]) * 1000, ingest_id
 
 
 def _receipt(ingest_id: IngestId) -> int:

@@ -86,7 +86,9 @@ class RabbitWakeups:
         await channel.declare_exchange(self._exchange, "fanout", durable=True)
         if self._ring is not None:
             queue = await channel.declare_queue(
-                exclusive=True, auto_delete=True, arguments={"x-max-length": _MOST_UNREAD}
+                exclusive=True,
+                auto_delete=True,
+                arguments={"x-queue-type": "classic", "x-max-length": _MOST_UNREAD},
             )
             await queue.bind(self._exchange, routing_key="")
             await queue.consume(self._hear, no_ack=True)

@@ -1,0 +1,579 @@
+"""What only the queue on RabbitMQ can meet: a broker, and connections that break."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
+
+import aio_pika
+import pytest
+from aio_pika.abc import AbstractIncomingMessage
+
+import services
+from contract import rabbit
+from contract.rabbit import RabbitQueues
+from fakes import a_delivery, an_envelope
+from mailtape.domain.errors import Conflict, StoreFull, Unavailable
+from mailtape.domain.ids import IngestId, new_id
+from mailtape.ports.queue import Leased, QueueDepth
+from mailtape.services.retention import sweep_claims
+from mailtape.stores import rabbit_topology
+from mailtape.stores.rabbit_mail import CLAIM_OCTETS
+from mailtape.stores.rabbit_queue import RabbitQueue
+from services import Instance
+
+pytestmark = pytest.mark.services
+
+SECONDS = 20
+"""For what takes a fraction of one."""
+
+LARGE = secrets.token_bytes(CLAIM_OCTETS + 1)
+
+
+@pytest.fixture
+async def queues() -> AsyncIterator[RabbitQueues]:
+    async with rabbit.open_queues() as opened:
+        yield opened
+
+
+@pytest.fixture
+async def queue(queues: RabbitQueues) -> RabbitQueue:
+    return await queues.open()
+
+
+@pytest.fixture(scope="module")
+def instance() -> Iterator[Instance]:
+    """A broker of these tests' own, to be killed."""
+    with services.running("rabbitmq") as started:
+        yield started
+
+
+@pytest.fixture
+async def own_queues(instance: Instance) -> AsyncIterator[RabbitQueues]:
+    url = instance.variables()["RABBITMQ_URL"]
+    async with rabbit.open_queues(url, settle_seconds=1) as opened:
+        yield opened
+
+
+async def put(queue: RabbitQueue, raw: bytes) -> IngestId:
+    envelope = an_envelope(raw)
+    await queue.put(envelope, raw)
+    return envelope.ingest_id
+
+
+async def lease(queue: RabbitQueue, mails: int) -> list[Leased]:
+    leased: list[Leased] = []
+    async with asyncio.timeout(SECONDS):
+        while len(leased) < mails:
+            leased += await queue.lease(mails - len(leased), 2**30)
+    return leased
+
+
+async def fill(queue: RabbitQueue, octets: int) -> int:
+    """Puts mails until one is refused; tells how many were kept."""
+    for kept in range(20):
+        try:
+            await put(queue, bytes(octets))
+        except StoreFull:
+            return kept
+    raise AssertionError("it takes whatever comes")
+
+
+async def becomes(queue: RabbitQueue, depth: QueueDepth) -> bool:
+    async with asyncio.timeout(SECONDS):
+        while await queue.depth() != depth:
+            await asyncio.sleep(0.05)
+    return True
+
+
+async def put_again(queue: RabbitQueue, raw: bytes) -> float:
+    """Puts a mail as a sender does who is told to come again; tells how long it took."""
+    started = time.monotonic()
+    async with asyncio.timeout(SECONDS):
+        while True:
+            try:
+                await put(queue, raw)
+            except Unavailable:
+                await asyncio.sleep(0.05)
+            else:
+                return time.monotonic() - started
+
+
+async def seen_by_the_broker(queues: RabbitQueues, side: str = "") -> AbstractIncomingMessage:
+    """Looks at the first message by the bare driver."""
+    async with await aio_pika.connect(queues.url) as connection:
+        channel = await connection.channel()
+        found = await (await channel.get_queue(queues.name + side)).get(fail=True)
+        await found.reject(requeue=True)
+        return found
+
+
+def cut(queue: RabbitQueue) -> None:
+    """Ends the connection that a queue consumes by as the death of its process does."""
+    connection = queue._consuming._link._connection
+    assert connection is not None
+    assert connection.transport is not None
+    transport = connection.transport.connection._writer_task.task.get_coro().cr_frame
+    transport.f_locals["writer"].transport.abort()
+
+
+# What stands at the broker
+
+
+async def test_a_mail_is_persistent_and_has_a_message_id_of_its_own(
+    queue: RabbitQueue, queues: RabbitQueues
+) -> None:
+    envelope = an_envelope(b"one")
+    for _ in range(2):  # the same mail, as a sender who heard nothing gives it
+        await queue.put(envelope, b"one")
+
+    first = await seen_by_the_broker(queues)
+    [mail] = await lease(queue, 1)
+    await queue.acknowledge([mail.receipt])
+    await lease(queue, 1)
+    await queue.close()
+    async with asyncio.timeout(SECONDS):
+        second = await seen_by_the_broker(queues)
+
+    assert first.delivery_mode is aio_pika.DeliveryMode.PERSISTENT
+    assert first.headers["ingest-id"] == second.headers["ingest-id"]
+    assert first.message_id != second.message_id
+
+
+async def test_another_declaration_of_the_same_name_is_refused_by_name(
+    queue: RabbitQueue, queues: RabbitQueues
+) -> None:
+    other = RabbitQueue(queues.url, queues.name, queues.claims, max_bytes=12_345)
+
+    with pytest.raises(Conflict, match=queues.name):
+        await other.declare()
+    with pytest.raises(Conflict, match=queues.name):
+        await other.start()
+    await other.close()
+
+
+async def test_declaring_twice_changes_nothing(queue: RabbitQueue) -> None:
+    await put(queue, b"one")
+
+    await queue.declare()
+
+    assert [mail.raw for mail in await lease(queue, 1)] == [b"one"]
+
+
+async def test_what_can_be_routed_nowhere_is_not_kept_and_the_queue_is_made_anew(
+    queue: RabbitQueue, queues: RabbitQueues
+) -> None:
+    async with await aio_pika.connect(queues.url) as connection:
+        await (await connection.channel()).queue_delete(queues.name)
+
+    with pytest.raises(Unavailable):
+        await put(queue, b"one")
+
+    assert await put_again(queue, b"two") < SECONDS
+    assert [mail.raw for mail in await lease(queue, 1)] == [b"two"]
+
+
+async def test_an_envelope_of_many_recipients_passes(queue: RabbitQueue) -> None:
+    """It is larger than a frame, and what stands in headers must fit into one."""
+    deliveries = tuple(
+        a_delivery(f"{'r' * 50}{number}@{'sub' * 15}.example.com") for number in range(2000)
+    )
+    envelope = an_envelope(b"one", deliveries=deliveries)
+
+    await queue.put(envelope, b"one")
+
+    [mail] = await lease(queue, 1)
+    assert mail.envelope == envelope
+
+
+async def test_an_envelope_that_cannot_be_read_is_parked_and_the_rest_is_offered(
+    queue: RabbitQueue, queues: RabbitQueues
+) -> None:
+    async with await aio_pika.connect(queues.url) as connection:
+        channel = await connection.channel(on_return_raises=True)
+        for body in (b"", b"\0\0\0\1\xc1raw", b"\xff\xff\xff\xff"):
+            await channel.default_exchange.publish(aio_pika.Message(body), queues.name)
+    await put(queue, b"two")
+
+    leasing = asyncio.create_task(lease(queue, 2))
+    assert await becomes(queue, QueueDepth(waiting=0, leased=1, parked=3))
+    leasing.cancel()
+    assert [mail.reason for mail in await queue.parked(10)] == ["its envelope cannot be read"] * 3
+
+
+# Large mail
+
+
+async def test_a_large_mail_lies_in_the_store_of_claims_until_it_is_acknowledged(
+    queue: RabbitQueue, queues: RabbitQueues
+) -> None:
+    ingest_id = await put(queue, LARGE)
+
+    assert len((await seen_by_the_broker(queues)).body) < 1000
+    [mail] = await lease(queue, 1)
+    await queue.retry(mail.receipt, 0.1)
+    [mail] = await lease(queue, 1)
+    assert (mail.raw, mail.tries) == (LARGE, 1)
+    assert await queues.claims.fetch(ingest_id) == LARGE
+    await queue.acknowledge([mail.receipt])
+    assert await queues.claims.fetch(ingest_id) is None
+
+
+async def test_the_claim_of_a_parked_mail_goes_when_it_is_dropped(
+    queue: RabbitQueue, queues: RabbitQueues
+) -> None:
+    ingest_id = await put(queue, LARGE)
+    [mail] = await lease(queue, 1)
+    await queue.park(mail.receipt, "cannot be stored")
+
+    [parked] = await queue.parked(10)
+    assert await queue.parked_raw(parked.receipt) == LARGE
+    assert await queue.drop(parked.receipt)
+
+    assert await queues.claims.fetch(ingest_id) is None
+
+
+async def test_a_refused_mail_leaves_no_claim(queues: RabbitQueues) -> None:
+    queue = await queues.open(max_bytes=1000)
+    await fill(queue, 1000)
+    envelope = an_envelope(LARGE)
+
+    with pytest.raises(StoreFull):
+        await queue.put(envelope, LARGE)
+
+    assert await queues.claims.fetch(envelope.ingest_id) is None
+
+
+async def test_a_mail_whose_claim_is_gone_is_parked(
+    queue: RabbitQueue, queues: RabbitQueues
+) -> None:
+    ingest_id = await put(queue, LARGE)
+    await queues.claims.delete([ingest_id])
+    await put(queue, b"two")
+
+    assert [mail.raw for mail in await lease(queue, 1)] == [b"two"]
+    assert [mail.reason for mail in await queue.parked(10)] == ["its raw bytes are gone"]
+
+
+# Leases and the death of workers
+
+
+async def test_thirty_dead_workers_dead_letter_no_mail(queues: RabbitQueues) -> None:
+    """Each dies with its prefetch full, and the broker holds that against every mail in it."""
+    publisher = await queues.open()
+    raws = [str(number).encode() for number in range(60)]
+    for raw in raws:
+        await put(publisher, raw)
+
+    for _ in range(30):
+        worker = await queues.open(prefetch=50)
+        assert len(await lease(worker, 50)) == 50
+        cut(worker)
+        await worker.close()
+
+    assert await becomes(publisher, QueueDepth(waiting=60, leased=0, parked=0))
+    leased = await lease(publisher, 60)
+    assert sorted(mail.raw for mail in leased) == sorted(raws)
+    assert {mail.tries for mail in leased} == {0}
+
+
+async def test_a_mail_that_ends_ever_more_workers_is_parked_whole(
+    queues: RabbitQueues, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rabbit_topology, "DELIVERY_LIMIT", 3)
+    queue = await queues.open()
+    await put(queue, b"one")
+
+    for _ in range(4):
+        await lease(queue, 1)
+        await rabbit.lose_connection(queue)
+
+    assert await becomes(queue, QueueDepth(waiting=0, leased=0, parked=1))
+    [parked] = await queue.parked(10)
+    assert parked.reason == "every worker that took it ended without a word"
+    assert await queue.parked_raw(parked.receipt) == b"one"
+
+
+async def test_a_released_mail_is_not_held_to_have_failed(
+    queues: RabbitQueues, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that is down for a night would park all mail otherwise."""
+    monkeypatch.setattr(rabbit_topology, "DELIVERY_LIMIT", 3)
+    queue = await queues.open()
+    await put(queue, b"one")
+
+    for _ in range(20):
+        [mail] = await lease(queue, 1)
+        await queue.release([mail.receipt])
+
+    assert await becomes(queue, QueueDepth(waiting=1, leased=0, parked=0))
+
+
+async def test_what_is_said_about_a_lost_lease_is_void(queue: RabbitQueue) -> None:
+    for raw in (b"one", b"two", b"three", b"four"):
+        await put(queue, raw)
+    one, two, three, four = (mail.receipt for mail in await lease(queue, 4))
+    await rabbit.lose_connection(queue)
+    again = await lease(queue, 4)
+
+    await queue.acknowledge([one])
+    await queue.retry(two, 0)
+    await queue.park(three, "cannot be stored")
+    await queue.release([four])
+
+    assert await becomes(queue, QueueDepth(waiting=0, leased=4, parked=0))
+    assert sorted(mail.raw for mail in again) == [b"four", b"one", b"three", b"two"]
+
+
+async def test_mails_are_acknowledged_in_any_order(queue: RabbitQueue) -> None:
+    """A word that covers too much would lose one of those that are not finished."""
+    raws = [str(number).encode() for number in range(30)]
+    for raw in raws:
+        await put(queue, raw)
+    leased = await lease(queue, 30)
+    unfinished = {4, 11, 12, 25}
+
+    for chosen in (range(20, 30), range(5), range(8, 20), range(5, 8)):
+        await queue.acknowledge([leased[n].receipt for n in chosen if n not in unfinished])
+
+    await rabbit.lose_connection(queue)
+    assert [mail.raw for mail in await lease(queue, 4)] == [raws[n] for n in sorted(unfinished)]
+    assert await becomes(queue, QueueDepth(waiting=0, leased=4, parked=0))
+
+
+# Parked mail, seen by another process
+
+
+async def test_a_look_at_parked_mail_takes_nothing_and_keeps_its_order(
+    queue: RabbitQueue, queues: RabbitQueues
+) -> None:
+    for number in range(5):
+        await put(queue, str(number).encode())
+    for mail in await lease(queue, 5):
+        await queue.park(mail.receipt, f"reason {mail.raw.decode()}")
+    other = await queues.open()
+
+    looks = [await other.parked(most) for most in (10, 3, 10)]
+
+    assert [mail.reason for mail in looks[0]] == [f"reason {number}" for number in range(5)]
+    assert (looks[1], looks[2]) == (looks[0][:3], looks[0])
+    assert await other.parked_raw(looks[0][3].receipt) == b"3"
+    assert await other.drop(looks[0][1].receipt)
+    assert [mail.reason[-1] for mail in await queue.parked(10)] == ["0", "2", "3", "4"]
+
+
+async def test_a_mail_that_was_parked_twice_is_dropped_whole(queue: RabbitQueue) -> None:
+    envelope = an_envelope(b"one")
+    for _ in range(2):
+        await queue.put(envelope, b"one")
+    for mail in await lease(queue, 2):
+        await queue.park(mail.receipt, "cannot be stored")
+
+    assert await queue.drop((await queue.parked(1))[0].receipt)
+
+    assert await queue.parked(10) == []
+
+
+async def test_a_mail_stays_parked_when_there_is_no_room_for_it(queues: RabbitQueues) -> None:
+    queue = await queues.open(max_bytes=2000, prefetch=1)
+    await put(queue, b"one")
+    [mail] = await lease(queue, 1)
+    await queue.park(mail.receipt, "cannot be stored")
+    [parked] = await queue.parked(10)
+    await fill(queue, 2000)
+
+    with pytest.raises(StoreFull):
+        await queue.unpark(parked.receipt)
+
+    assert [mail.receipt for mail in await queue.parked(10)] == [parked.receipt]
+
+
+async def test_asking_for_room_leaves_nothing_to_be_leased(queues: RabbitQueues) -> None:
+    queue = await queues.open(max_bytes=2000)
+    kept = await fill(queue, 2000)
+    with pytest.raises(StoreFull):
+        await queue.check_room()
+    await queue.acknowledge([mail.receipt for mail in await lease(queue, kept)])
+
+    async with asyncio.timeout(SECONDS):
+        while True:
+            try:
+                await queue.check_room()
+                break
+            except StoreFull:
+                await asyncio.sleep(0.05)
+
+    await put(queue, b"two")
+    assert [mail.raw for mail in await lease(queue, 1)] == [b"two"]
+    assert await becomes(queue, QueueDepth(waiting=0, leased=1, parked=0))
+
+
+# The orphan sweep
+
+
+async def test_names_everything_while_anything_waits(queue: RabbitQueue) -> None:
+    await put(queue, b"one")
+    some = IngestId(new_id(1))
+
+    assert await queue.named([some]) == {some}
+
+
+async def test_names_everything_while_another_process_holds_late_mail(
+    queue: RabbitQueue, queues: RabbitQueues
+) -> None:
+    two_days_ago_ms = int((time.time() - 2 * 86_400) * 1000)
+    late = an_envelope(b"one", ingest_id=IngestId(new_id(two_days_ago_ms)))
+    await queue.put(late, b"one")
+    worker = await queues.open()
+    [mail] = await lease(worker, 1)
+    some = IngestId(new_id(two_days_ago_ms))
+
+    while_held = await queue.named([some, late.ingest_id])
+    await worker.acknowledge([mail.receipt])
+    afterwards = await queue.named([some, late.ingest_id])
+
+    assert while_held == {some, late.ingest_id}
+    assert afterwards == set()
+
+
+async def test_young_mail_in_other_hands_stops_no_sweep(
+    queue: RabbitQueue, queues: RabbitQueues
+) -> None:
+    await put(queue, b"one")
+    worker = await queues.open()
+    await lease(worker, 1)
+
+    assert await queue.named([IngestId(new_id(1))]) == set()
+
+
+async def test_claims_go_when_no_queue_names_their_mail(
+    queue: RabbitQueue, queues: RabbitQueues
+) -> None:
+    now = datetime.now(UTC)
+    long_ago_ms = int((now - timedelta(days=3)).timestamp() * 1000)
+    orphan, parked = (IngestId(new_id(long_ago_ms)) for _ in range(2))
+    await queues.claims.keep(orphan, LARGE)
+    await queue.put(an_envelope(LARGE, ingest_id=parked), LARGE)
+    young = an_envelope(LARGE).ingest_id
+    await queues.claims.keep(young, LARGE)
+    while_it_waits = await sweep_claims(queues.claims, queue, now=now)
+    [mail] = await lease(queue, 1)
+    await queue.park(mail.receipt, "cannot be stored")
+
+    assert while_it_waits == 0
+    assert await sweep_claims(queues.claims, queue, now=now) == 1
+
+    assert await queues.claims.fetch(orphan) is None
+    assert await queues.claims.fetch(parked) == await queues.claims.fetch(young) == LARGE
+
+
+# A broker that fails
+
+
+async def test_what_was_confirmed_is_there_after_the_broker_was_killed(
+    own_queues: RabbitQueues, instance: Instance
+) -> None:
+    queue = await own_queues.open()
+    numbers = iter(range(2000))
+    confirmed: set[bytes] = set()
+    refused = 0
+
+    async def publish() -> None:
+        nonlocal refused
+        for number in numbers:
+            raw = b"%d " % number + bytes(5000)
+            try:
+                await queue.put(an_envelope(raw), raw)
+                confirmed.add(raw)
+            except Unavailable:
+                refused += 1
+
+    async def kill() -> None:
+        while len(confirmed) < 300:
+            await asyncio.sleep(0.001)
+        await asyncio.to_thread(instance.kill, "rabbitmq")
+
+    async with asyncio.timeout(120):
+        await asyncio.gather(kill(), *(publish() for _ in range(50)))
+        assert refused > 0
+        started = time.monotonic()
+        with pytest.raises(Unavailable):
+            await put(queue, b"while it is down")
+        assert time.monotonic() - started < 1
+        await asyncio.to_thread(instance.start, "rabbitmq")
+        assert await put_again(queue, b"last") < 10
+
+        found: set[bytes] = set()
+        while b"last" not in found or not confirmed <= found:
+            leased = await queue.lease(500, 2**30)
+            found |= {mail.raw for mail in leased}
+            await queue.acknowledge([mail.receipt for mail in leased])
+    assert await queue.parked(1) == []
+
+
+async def test_a_broker_that_stands_still_costs_no_more_than_the_time_of_a_publish(
+    own_queues: RabbitQueues, instance: Instance
+) -> None:
+    queue = await own_queues.open(publish_seconds=1)
+    await put(queue, b"one")
+    instance.pause("rabbitmq")
+    started = time.monotonic()
+
+    with pytest.raises(Unavailable):
+        await put(queue, b"two")
+
+    assert time.monotonic() - started < 2
+    instance.resume("rabbitmq")
+    await put_again(queue, b"three")
+    raws = {mail.raw for mail in await lease(queue, 2)}
+    assert {b"one"} <= raws <= {b"one", b"two", b"three"}
+
+
+async def test_a_broker_without_memory_takes_no_mail_and_gives_out_what_it_has(
+    own_queues: RabbitQueues, instance: Instance
+) -> None:
+    """Which shows too that nobody publishes by the connection that others consume by."""
+    queue = await own_queues.open(publish_seconds=1)
+    for raw in (b"one", b"two"):
+        await put(queue, raw)
+    await lease(queue, 1)
+    instance.rabbitmqctl("set_vm_memory_high_watermark", "absolute", "1MB")
+    try:
+        async with asyncio.timeout(SECONDS):
+            while True:  # until the broker has noticed
+                started = time.monotonic()
+                try:
+                    await put(queue, b"three")
+                except Unavailable:
+                    break
+        assert time.monotonic() - started < 2
+        with pytest.raises(Unavailable):
+            await put(queue, b"four")
+        [mail] = await lease(queue, 1)
+        await queue.acknowledge([mail.receipt])
+    finally:
+        instance.rabbitmqctl("set_vm_memory_high_watermark", "absolute", "2GB")
+
+    await put_again(queue, b"five")
+    async with asyncio.timeout(SECONDS):
+        raws: set[bytes] = set()
+        while b"five" not in raws:
+            raws |= {mail.raw for mail in await queue.lease(100, 2**20)}
+    assert b"four" not in raws  # it waited here, and was never sent
+
+
+async def test_a_process_that_starts_before_the_broker_works_when_it_comes(
+    own_queues: RabbitQueues, instance: Instance
+) -> None:
+    await (await own_queues.open()).close()
+    instance.stop("rabbitmq")
+    queue = await own_queues.open()
+    with pytest.raises(Unavailable):
+        await queue.check_room()
+
+    await asyncio.to_thread(instance.start, "rabbitmq")
+
+    assert await put_again(queue, b"one") < 10
+    await queue.check_room()
+    assert [mail.raw for mail in await lease(queue, 1)] == [b"one"]
