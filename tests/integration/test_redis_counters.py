@@ -1,0 +1,384 @@
+"""Counters in Redis when it forgets, hangs, refuses or dies; each test on a Redis of its own."""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import redis as blocking
+
+import services
+from installation import Installation
+from mailtape.domain.errors import Unavailable
+from mailtape.domain.ids import OrganisationId
+from mailtape.domain.quota import Decision, Request, Usage, decide
+from mailtape.domain.tier import Limits
+from mailtape.ports.counters import Key
+from mailtape.stores.redis_connection import RedisConnection
+from mailtape.stores.redis_counters import RedisCounters
+from mailtape.stores.shared_sql_counters import SharedSqlCounters
+from mailtape.stores.standby_counters import StandbyCounters
+from postroom import QA, a_mail, deliver
+from services import Instance
+
+pytestmark = pytest.mark.services
+
+LIMIT = 100
+A_HUNDRED = Limits(emails_per_month=LIMIT)
+
+
+@pytest.fixture(scope="module")
+def instance() -> Iterator[Instance]:
+    with services.running("redis") as started:
+        yield started
+
+
+@pytest.fixture
+def server(instance: Instance) -> Iterator[blocking.Redis]:
+    """The test's own Redis, empty and in order before and after."""
+    instance.start("redis")
+    with blocking.Redis.from_url(instance.variables()["REDIS_URL"], socket_timeout=5) as client:
+        client.flushall()
+        yield client
+
+
+@dataclass
+class Fleet:
+    """Processes on one Redis and the same rows."""
+
+    installation: Installation
+    server: blocking.Redis
+    instance: Instance
+    acme: OrganisationId
+    processes: list[RedisCounters]
+    connections: list[RedisConnection]
+
+    def a_process(self) -> RedisCounters:
+        """Start counters with a connection of their own."""
+        connection = RedisConnection(self.instance.variables()["REDIS_URL"])
+        counters = RedisCounters(connection, self.installation.parts.database)
+        self.connections.append(connection)
+        self.processes.append(counters)
+        return counters
+
+    def with_standby(self) -> StandbyCounters:
+        """Start counters that go over to the rows."""
+        counters = self.a_process()
+        rows = SharedSqlCounters(self.installation.parts.database)
+        return StandbyCounters(counters, rows, self.connections[-1])
+
+    def now(self) -> datetime:
+        return self.installation.clock()
+
+
+@pytest.fixture
+async def fleet(
+    installation: Installation, instance: Instance, server: blocking.Redis
+) -> AsyncIterator[Fleet]:
+    acme = await installation.an_organisation("acme")
+    started = Fleet(installation, server, instance, acme, [], [])
+    yield started
+    for counters in started.processes:
+        await counters.close()
+    for connection in started.connections:
+        await connection.close()
+
+
+def _keys(count: int, run: object = 0) -> list[Key]:
+    return [(f"transaction-{run}-{n}", QA) for n in range(count)]
+
+
+async def _accepted(answer: Awaitable[Decision]) -> bool:
+    try:
+        return (await answer).accepted
+    except Unavailable:
+        return False
+
+
+# The script and the rule.
+
+
+def _limits(chance: random.Random, usage: Usage, octets: int) -> Limits:
+    """Choose limits that lie on either side of what is used."""
+
+    def near(value: int) -> int | None:
+        return chance.choice([None, 0, max(0, value - 1), value, value + 1, value + 2, 10**12])
+
+    return Limits(
+        emails_per_month=near(usage.emails + usage.reserved_emails),
+        storage_bytes=near(usage.storage_bytes + usage.reserved_bytes + max(octets, 1)),
+        message_bytes=near(octets),
+        messages_per_minute=chance.choice([None, None, 0, 1, 2, 7, 60, 999, 70_000_000]),
+        storage_is_hard=chance.random() < 0.5,
+    )
+
+
+async def test_the_script_decides_as_the_rule_does(fleet: Fleet, chance: random.Random) -> None:
+    """Against itself, from one state to the next: 3,000 questions on 60 organisations."""
+    now = datetime(2026, 11, 30, 23, 30, tzinfo=UTC)
+    verdicts: dict[str, int] = {}
+    counters = fleet.a_process()
+    for run in range(60):
+        acme = await fleet.installation.an_organisation(f"acme-{run}")
+        for number in range(50):
+            now += timedelta(microseconds=chance.choice([0, 1, 999, 10**6, 10**6, 6 * 10**7]))
+            now = now.replace(day=30, hour=23, minute=max(now.minute, 30))
+            octets = chance.choice([0, 0, 1, 100, 5_000])
+            usage = await counters.usage(acme, now)
+            limits = _limits(chance, usage, octets)
+            key = (f"transaction-{run}-{number}", QA)
+            if chance.random() < 0.8:
+                asked = await counters.reserve(acme, limits, key, octets, now)
+                expected = decide(limits, usage, Request(octets), now)
+                if asked.accepted and chance.random() < 0.3:
+                    await counters.commit(acme, [key], octets + 1, now)
+            else:
+                asked = await counters.fits(acme, limits, key, octets, now)
+                expected = decide(limits, usage, Request(octets, received=True), now)
+            assert asked == expected, (limits, usage, octets, now)
+            name = str(expected.reason)
+            verdicts[name] = verdicts.get(name, 0) + 1
+    assert len(verdicts) >= 6, verdicts
+    assert min(verdicts.values()) >= 10, verdicts
+
+
+# Redis forgets.
+
+
+async def test_exactly_the_limit_is_granted_though_redis_is_emptied_again_and_again(
+    fleet: Fleet, chance: random.Random
+) -> None:
+    """200 ask at a time, in 50 runs: emptied before, in the middle of, or after half of them."""
+    for run in range(50):
+        acme = await fleet.installation.an_organisation(f"acme-{run}")
+        counters = fleet.a_process()
+        keys = _keys(200, run)
+        asked = [
+            asyncio.create_task(_accepted(counters.reserve(acme, A_HUNDRED, key, 1, fleet.now())))
+            for key in keys[:120]
+        ]
+        await asyncio.sleep(chance.random() * 0.03)
+        await asyncio.to_thread(fleet.server.flushall)
+        asked += [
+            asyncio.create_task(_accepted(counters.reserve(acme, A_HUNDRED, key, 1, fleet.now())))
+            for key in keys[120:]
+        ]
+        await asyncio.sleep(chance.random() * 0.03)
+        await asyncio.to_thread(fleet.server.flushall)
+
+        assert sum(await asyncio.gather(*asked)) == LIMIT
+        assert (await counters.usage(acme, fleet.now())).reserved_emails == LIMIT
+
+
+async def test_two_busy_processes_grant_no_more_between_them_when_redis_is_emptied(
+    fleet: Fleet, chance: random.Random
+) -> None:
+    processes = [fleet.a_process() for _ in range(2)]
+    for run in range(20):
+        acme = await fleet.installation.an_organisation(f"acme-{run}")
+
+        async def ask(counters: RedisCounters, keys: list[Key], acme: OrganisationId = acme) -> int:
+            granted = 0
+            for start in range(0, len(keys), 10):
+                answers = (
+                    _accepted(counters.reserve(acme, A_HUNDRED, key, 1, fleet.now()))
+                    for key in keys[start : start + 10]
+                )
+                granted += sum(await asyncio.gather(*answers))
+            return granted
+
+        asked = [
+            asyncio.create_task(ask(counters, _keys(100, f"{run}-{n}")))
+            for n, counters in enumerate(processes)
+        ]
+        await asyncio.sleep(chance.random() * 0.02)
+        await asyncio.to_thread(fleet.server.flushall)
+
+        assert sum(await asyncio.gather(*asked)) == LIMIT
+
+
+async def test_a_process_that_asks_nothing_tells_what_it_granted_within_a_second(
+    fleet: Fleet,
+) -> None:
+    quiet, busy = fleet.a_process(), fleet.a_process()
+    for key in _keys(60):
+        await quiet.reserve(fleet.acme, A_HUNDRED, key, 1, fleet.now())
+    await busy.usage(fleet.acme, fleet.now())
+    fleet.server.flushall()
+
+    await quiet.tend(fleet.now())
+
+    usage = await busy.usage(fleet.acme, fleet.now())
+    assert usage.reserved_emails == 60
+
+
+async def test_what_was_committed_and_is_on_its_way_counts_after_redis_forgot(
+    fleet: Fleet,
+) -> None:
+    counters = fleet.a_process()
+    for key in _keys(60):
+        await counters.reserve(fleet.acme, A_HUNDRED, key, 1, fleet.now())
+        await counters.commit(fleet.acme, [key], 1, fleet.now())
+
+    fleet.server.flushall()
+
+    granted = [
+        await _accepted(counters.reserve(fleet.acme, A_HUNDRED, key, 1, fleet.now()))
+        for key in _keys(60, "other")
+    ]
+    assert sum(granted) == 40
+    assert await _accepted(counters.reserve(fleet.acme, A_HUNDRED, _keys(1)[0], 1, fleet.now()))
+
+
+async def test_scripts_are_loaded_again_when_redis_lost_them(fleet: Fleet) -> None:
+    counters = fleet.a_process()
+    await counters.reserve(fleet.acme, A_HUNDRED, _keys(1)[0], 1, fleet.now())
+
+    fleet.server.script_flush()
+
+    assert (await counters.usage(fleet.acme, fleet.now())).reserved_emails == 1
+
+
+async def test_every_key_runs_out_by_itself(fleet: Fleet) -> None:
+    counters = fleet.a_process()
+    keys = _keys(3)
+    for key in keys:
+        await counters.reserve(fleet.acme, A_HUNDRED, key, 1, fleet.now())
+    await counters.commit(fleet.acme, keys[:1], 1, fleet.now())
+    await counters.rename("6d65.0", "4XyzQ1Wk", fleet.now())
+
+    kept = {key.decode(): fleet.server.ttl(key) for key in fleet.server.scan_iter()}
+
+    eternal = {key for key, seconds in kept.items() if seconds < 0}
+    assert eternal == {"mailtape:filled"}
+    assert len(kept) == 7
+    assert all(
+        "{" + fleet.acme.hex() + "}" in key
+        for key in kept
+        if "joined" not in key and key not in eternal
+    )
+
+
+async def test_reconciling_takes_the_rows_word_when_nothing_waits_or_it_stood_for_two_rounds(
+    fleet: Fleet,
+) -> None:
+    counters, now = fleet.a_process(), fleet.now()
+    await counters.commit(fleet.acme, _keys(2), 100, now)
+    await deliver(fleet.installation, fleet.acme)
+
+    assert await counters.reconcile(now, idle=False) == 1
+    assert (await counters.usage(fleet.acme, now)).emails == 2
+    assert await counters.reconcile(now, idle=False) == 1
+
+    usage = await counters.usage(fleet.acme, now)
+    assert (usage.emails, usage.storage_bytes) == (1, len(a_mail()))
+    assert await counters.reconcile(now, idle=False) == 0
+    await counters.commit(fleet.acme, _keys(1, "more"), 100, now)
+    assert await counters.reconcile(now, idle=True) == 1
+    assert (await counters.usage(fleet.acme, now)).emails == 1
+
+
+# Redis is down.
+
+
+def _killed(fleet: Fleet) -> Callable[[], None]:
+    fleet.instance.kill("redis")
+    return lambda: fleet.instance.start("redis")
+
+
+def _paused(fleet: Fleet) -> Callable[[], None]:
+    fleet.instance.pause("redis")
+    return lambda: fleet.instance.resume("redis")
+
+
+def _a_replica(fleet: Fleet) -> Callable[[], None]:
+    fleet.server.execute_command("REPLICAOF", "127.0.0.1", "1")
+    return lambda: fleet.server.execute_command("REPLICAOF", "NO", "ONE")
+
+
+def _without_memory(fleet: Fleet) -> Callable[[], None]:
+    fleet.server.config_set("maxmemory", 1)
+    return lambda: fleet.server.config_set("maxmemory", 256 * 2**20)
+
+
+def _slow(fleet: Fleet) -> Callable[[], None]:
+    fleet.server.execute_command("CLIENT", "PAUSE", "3000", "ALL")
+    return lambda: time.sleep(3)
+
+
+def _with_a_password(fleet: Fleet) -> Callable[[], None]:
+    fleet.server.config_set("requirepass", "other")
+    fleet.server.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    return lambda: fleet.server.config_set("requirepass", "")
+
+
+@pytest.mark.parametrize(
+    "failure", [_killed, _paused, _a_replica, _without_memory, _slow, _with_a_password]
+)
+async def test_every_question_is_answered_within_a_second_and_the_limit_holds(
+    fleet: Fleet, failure: Callable[[Fleet], Callable[[], None]]
+) -> None:
+    """A hundred reserved before, while and after: the limit is one of 150, whoever counts."""
+    counters, limits = fleet.with_standby(), Limits(emails_per_month=150)
+    slowest = granted = 0.0
+
+    async def ask(keys: list[Key]) -> int:
+        nonlocal slowest
+        taken = 0
+        for key in keys:
+            begun = time.monotonic()
+            taken += await _accepted(counters.reserve(fleet.acme, limits, key, 1, fleet.now()))
+            slowest = max(slowest, time.monotonic() - begun)
+        return taken
+
+    granted += await ask(_keys(100, "before"))
+    await counters.commit(fleet.acme, _keys(20, "before"), 1, fleet.now())
+    recover = await asyncio.to_thread(failure, fleet)
+    granted += await ask(_keys(30, "while"))
+    await counters.commit(fleet.acme, _keys(10, "while"), 1, fleet.now())
+    assert granted == 130
+    await asyncio.to_thread(recover)
+    await _redis_is_asked_again(fleet)
+    granted += await ask(_keys(60, "after"))
+
+    assert granted == 150
+    assert slowest < 1
+    usage = await fleet.processes[0].usage(fleet.acme, fleet.now())
+    assert (usage.emails, usage.reserved_emails) == (30, 120)
+    await counters.close()
+
+
+async def _redis_is_asked_again(fleet: Fleet, seconds: float = 5) -> None:
+    deadline = time.monotonic() + seconds
+    while not fleet.connections[0].available:
+        assert time.monotonic() < deadline, "Redis answers and is not asked"
+        await asyncio.sleep(0.05)
+
+
+async def test_counts_by_the_rows_go_into_redis_within_five_seconds_untouched(
+    fleet: Fleet,
+) -> None:
+    """Nobody asks the process that counted in the rows anything more; another one is asked."""
+    one, other = fleet.with_standby(), fleet.a_process()
+    await one.reserve(fleet.acme, A_HUNDRED, _keys(1)[0], 1, fleet.now())
+    fleet.instance.kill("redis")
+    for key in _keys(50, "while"):
+        await one.reserve(fleet.acme, A_HUNDRED, key, 1, fleet.now())
+    await one.commit(fleet.acme, _keys(20, "while"), 1, fleet.now())
+    await deliver(fleet.installation, fleet.acme, transaction="transaction-while-0")
+    fleet.instance.start("redis")
+    begun = time.monotonic()
+
+    while True:
+        try:
+            usage = await other.usage(fleet.acme, fleet.now())
+        except Unavailable:
+            usage = Usage()
+        if (usage.emails, usage.reserved_emails) == (20, 31):
+            break
+        assert time.monotonic() - begun < 5, usage
+        await asyncio.sleep(0.1)
+    await one.close()
