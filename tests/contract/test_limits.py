@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 
+import services
 from mailtape.domain.errors import TooMany
 from mailtape.ports.limits import FailureLimit, FailureLimits
 from mailtape.rows import failures
 from mailtape.rows.database import Database
 from mailtape.rows.sqlite_database import SqliteDatabase
 from mailtape.rows.writing_thread import WritingThread
+from mailtape.stores.redis_connection import RedisConnection
+from mailtape.stores.redis_limits import RedisFailureLimits, StandbyFailureLimits
 from mailtape.stores.sql_limits import SqlFailureLimits
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
@@ -31,8 +34,30 @@ async def database(migrated_rows: Path, tmp_path: Path) -> AsyncIterator[Databas
     database.close()
 
 
+@pytest.fixture(
+    params=[
+        "rows",
+        pytest.param("redis", marks=pytest.mark.services),
+        pytest.param("standby", marks=pytest.mark.services),
+    ]
+)
+async def limits(
+    request: pytest.FixtureRequest, database: Database
+) -> AsyncIterator[FailureLimits]:
+    in_rows = SqlFailureLimits(database)
+    if request.param == "rows":
+        yield in_rows
+        return
+    connection = RedisConnection(services.variables("redis")["REDIS_URL"])
+    with services.own_keys() as prefix:
+        in_redis = RedisFailureLimits(connection, prefix)
+        standby = StandbyFailureLimits(in_redis, in_rows, connection)
+        yield in_redis if request.param == "redis" else standby
+        await connection.close()
+
+
 @pytest.fixture
-def limits(database: Database) -> FailureLimits:
+def limits_in_rows(database: Database) -> SqlFailureLimits:
     return SqlFailureLimits(database)
 
 
@@ -99,9 +124,10 @@ async def test_no_failure_is_lost_when_many_are_counted_at_once(limits: FailureL
     assert await _refused(limits, dataclasses.replace(wide, most=51), NOW) is None
 
 
-async def test_what_counts_no_longer_is_forgotten(
-    limits: FailureLimits, database: Database
+async def test_what_counts_no_longer_is_forgotten_in_the_rows(
+    limits_in_rows: SqlFailureLimits, database: Database
 ) -> None:
+    limits = limits_in_rows
     for _ in range(20):
         await limits.count([ADA], NOW)
 
@@ -110,9 +136,10 @@ async def test_what_counts_no_longer_is_forgotten(
     assert await database.read(failures.count) == 1
 
 
-async def test_no_subject_is_kept_in_clear(
-    limits: FailureLimits, database: Database, tmp_path: Path
+async def test_no_subject_is_kept_in_clear_in_the_rows(
+    limits_in_rows: SqlFailureLimits, database: Database, tmp_path: Path
 ) -> None:
+    limits = limits_in_rows
     await limits.count([ADA], NOW)
 
     kept = b"".join(path.read_bytes() for path in tmp_path.glob("rows.sqlite3*"))

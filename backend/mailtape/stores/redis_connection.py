@@ -15,6 +15,7 @@ A command that fails may have been carried out; callers make theirs repeatable.
 import asyncio
 import contextlib
 import hashlib
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -77,12 +78,18 @@ class RedisConnection:
         )
         self._redis = Redis.from_pool(self._pool)
         self._failures = 0
+        self._failed_at = time.monotonic()
         self._probing: asyncio.Task[None] | None = None
 
     @property
     def available(self) -> bool:
         """Whether Redis is asked at all at the moment."""
         return self._probing is None
+
+    @property
+    def seconds_without_failure(self) -> float:
+        """For how long every call has been answered; at most since the process started."""
+        return 0.0 if self._probing is not None else time.monotonic() - self._failed_at
 
     async def run(self, calls: Sequence[Call]) -> list[Answer]:
         """Run scripts, sent together; one answer for each.
@@ -137,6 +144,7 @@ class RedisConnection:
 
     def _failed(self, error: Exception) -> None:
         self._failures += 1
+        self._failed_at = time.monotonic()
         if self._failures >= _BORNE and self._probing is None:
             log.warning("redis.left_alone", error=type(error).__name__)
             self._probing = asyncio.create_task(self._probe())
@@ -151,6 +159,7 @@ class RedisConnection:
                 continue
             break
         self._failures = 0
+        self._failed_at = time.monotonic()
         self._probing = None
         log.info("redis.answers_again")
 
