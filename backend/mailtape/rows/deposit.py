@@ -108,8 +108,10 @@ def _has_deleted(session: Session, organisation_id: OrganisationId) -> bool:
 
 def _distinct(deposits: list[Deposit]) -> list[Deposit]:
     """Leave out repeats within the batch."""
-    first = {item.dedupe_key: item for item in reversed(deposits)}
-    return [item for item in deposits if first[item.dedupe_key] is item]
+    first: dict[bytes, Deposit] = {}
+    for item in deposits:
+        first.setdefault(item.dedupe_key, item)
+    return list(first.values())
 
 
 def _new(

@@ -53,7 +53,10 @@ _PAGE = 200
 _WORD = re.compile(r"[^\W_]+")
 
 _ADD_ENTRIES = insert(ENTRIES)
-_ADD_WORDS = insert(_WORDS)
+_ADD_WORDS = "INSERT INTO message_words (word, number) VALUES "
+"""Followed by digests and numbers of ours, in hexadecimal and decimal: as parameters they cost five
+times the work here and twice the time on the server."""
+_WORDS_AT_ONCE = 2000
 
 
 def matching(
@@ -87,16 +90,17 @@ def add(session: Session, organisation_id: OrganisationId, texts: Mapping[bytes,
             _MESSAGES.c.organisation_id == organisation_id, _MESSAGES.c.id.in_(texts)
         )
     )
-    entries, words = [], []
+    entries = []
+    words: list[tuple[str, int]] = []
     for message_id, number in numbers:
         line = _indexed(texts[message_id])
         entries.append({"number": number, "organisation_id": organisation_id, "words": line})
-        words += [{"word": key, "number": number} for key in _digests(organisation_id, line)]
+        words += [(key.hex(), number) for key in _digests(organisation_id, line)]
     connection.execute(_ADD_ENTRIES, entries)
-    if words:
-        # In the order of the key, so that neighbours are written together.
-        words.sort(key=lambda row: (row["word"], row["number"]))
-        connection.execute(_ADD_WORDS, words)
+    words.sort()  # in the order of the key, so that neighbours are written together
+    for start in range(0, len(words), _WORDS_AT_ONCE):
+        rows = ",".join(f"(x'{key}',{number})" for key, number in words[start:][:_WORDS_AT_ONCE])
+        connection.exec_driver_sql(_ADD_WORDS + rows)
 
 
 def remove(session: Session, numbers: Sequence[int]) -> None:
