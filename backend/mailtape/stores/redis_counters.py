@@ -92,13 +92,10 @@ class _Question:
     octets: int
     now: datetime
     period: str
+    now_us: int
     answer: "asyncio.Future[str]"
     digests: list[bytes] = field(default_factory=list)
     tries: int = 0
-
-    @property
-    def now_us(self) -> int:
-        return int(self.now.timestamp() * _SECOND_US)
 
 
 class RedisCounters:
@@ -229,6 +226,7 @@ class RedisCounters:
             octets,
             now,
             f"{now.year:04}-{now.month:02}",
+            int(now.timestamp() * _SECOND_US),  # as the rule counts them
             asyncio.get_running_loop().create_future(),
         )
         self._enqueue([question])
@@ -289,20 +287,18 @@ class RedisCounters:
         first = group[0]
         keys = self._keys(first.organisation_id, first.period)
         epoch = self._account(first.organisation_id).epoch
-        arguments: list[Argument] = [] if first.script is scripts.RELEASE else [epoch]
-        if first.script is scripts.RESERVE:
-            arguments += [*_sizes(first.limits), *_rates(first.limits), _RESERVED_US]
-        elif first.script is scripts.FITS:
+        if first.script is scripts.RELEASE:
+            digests = [digest for question in group for digest in question.digests]
+            return Call(first.script, keys, digests)
+        if first.script is scripts.USAGE:
+            return Call(first.script, keys, (epoch, first.now_us))
+        arguments: list[Argument] = [epoch, _records(group)]
+        if first.script is scripts.COMMIT:
+            arguments.append(_REMEMBERED_US)
+        else:
             arguments += _sizes(first.limits)
-        elif first.script is scripts.USAGE:
-            arguments += [first.now_us]
-        for question in group:
-            for digest in question.digests:
-                arguments.append(digest)
-                if first.script is not scripts.RELEASE:
-                    arguments += [question.octets, question.now_us]
-                if first.script is scripts.COMMIT:
-                    arguments.append(question.now_us + _REMEMBERED_US)
+        if first.script is scripts.RESERVE:
+            arguments += [*_rates(first.limits), _RESERVED_US]
         return Call(first.script, keys, arguments)
 
     def _answered(self, group: Sequence[_Question], answer: bytes | int) -> None:
@@ -537,6 +533,14 @@ def _group(question: _Question) -> tuple[str, bytes, int, str]:
         question.organisation_id,
         id(question.limits) if question.script in {scripts.RESERVE, scripts.FITS} else 0,
         question.period,
+    )
+
+
+def _records(group: Iterable[_Question]) -> bytes:
+    return b"".join(
+        scripts.ASKED.pack(digest, question.octets, question.now_us)
+        for question in group
+        for digest in question.digests
     )
 
 
