@@ -339,7 +339,7 @@ def _matching(
     hits = search.hits(session, organisation_id, terms(query.words))
     statement = statement.select_from(hits.entries).where(
         *hits.conditions,
-        Message.number == hits.number,
+        Message.number == hits.looked_up,
         hits.beside_index(Message.organisation_id) == organisation_id,
         *_entry_bounds(organisation_id, query, hits.number),
     )

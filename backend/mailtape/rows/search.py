@@ -3,7 +3,7 @@
 On SQLite an FTS5 table beside `messages`, keyed by `messages.number`, written in the transaction
 that writes the row. The organisation is a word of the indexed text, so that the index itself
 keeps tenants apart and a rare word in a large neighbour costs nothing. On MySQL a table of words of
-our own, `rows.word_index`; docs/decisions/0008-search-on-mysql.md says why.
+our own, `rows.word_index`; docs/decisions/0009-search-on-mysql.md says why.
 """
 
 import sqlite3
@@ -55,6 +55,8 @@ class Hits:
     conditions: tuple[ColumnElement[bool], ...]
     number: ColumnElement[int]
     """`messages.number`, by which the index is ordered."""
+    looked_up: ColumnElement[int]
+    """The same, as `messages` is asked for it: never the other way round."""
     beside_index: Callable[[InstrumentedAttribute[Any]], ColumnElement[Any]]
     """Name a column of `messages` so that its index is not walked."""
 
@@ -66,9 +68,11 @@ def hits(session: Session, organisation_id: OrganisationId, terms: Sequence[str]
     """
     if _is_sqlite(session):
         matches = _matches(organisation_id, terms)
-        return Hits(_ENTRIES, (matches,), _ENTRIES.c.rowid, _beside_index)
+        number: ColumnElement[int] = _ENTRIES.c.rowid
+        return Hits(_ENTRIES, (matches,), number, number, _beside_index)
     entries, conditions, number = word_index.matching(organisation_id, terms)
-    return Hits(entries, conditions, number, _plainly)
+    # A sum has no index, so MySQL cannot walk a tenant's messages and look for each one's words.
+    return Hits(entries, conditions, number, number + 0, _plainly)
 
 
 def add(

@@ -1,10 +1,11 @@
 """How the questions are answered: by walking one index, on SQLite and on MySQL."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, text
 
 from installation import Installation
 from mailtape.domain.ids import MessageId, OrganisationId
@@ -105,3 +106,45 @@ async def test_counts_hits_by_walking_the_search_index(
         walk, *lookups = plan.splitlines()
         assert walk.startswith("SCAN message_search")
         assert lookups == ["SEARCH messages USING INTEGER PRIMARY KEY (rowid=?)"]
+
+
+WALKS = (
+    (MessageQuery(), None, "messages", "ix_messages_id"),
+    (MessageQuery(), MessageId(b"\xff" * 16), "messages", "ix_messages_id"),
+    (MessageQuery(address=QA), MessageId(b"\xff" * 16), "messages", "ix_messages_mailbox"),
+    (MessageQuery(since_sequence=580), None, "messages", "ix_messages_sequence"),
+    (MessageQuery(since_sequence=250), 300, "messages", "ix_messages_sequence"),
+    (MessageQuery(unread=True), None, "messages", "ix_messages_id"),
+    (MessageQuery(words="order"), None, "word_0", "PRIMARY"),
+    (MessageQuery(words="order thank"), None, "word_", "PRIMARY"),
+    (MessageQuery(words='"thank you"', address=QA), None, "word_", "PRIMARY"),
+    (MessageQuery(words="order"), 300, "word_0", "PRIMARY"),
+)
+"""Question, position, and the table and key that MySQL begins with."""
+
+
+@on_mysql
+async def test_lists_walk_a_key_and_sort_nothing(
+    installation: Installation, acme: OrganisationId, rival: OrganisationId
+) -> None:
+    for tenant in (acme, rival):
+        await deposit_many(installation, tenant, 300)
+        await deposit_many(installation, tenant, 300, recipient="other@mail.example.com")
+    database = installation.parts.database
+    await database.write(
+        lambda s: s.execute(text("ANALYZE TABLE messages, message_words, message_search")).all()
+    )
+
+    for query, after, table, key in WALKS:
+        find = partial(messages.find, limit=50, after=after)
+        plan = await database.read(explained, _asking(find, acme, query), "EXPLAIN")
+
+        assert (query, plan[0].table.startswith(table)) == (query, True)
+        assert (query, plan[0].key) == (query, key)
+        assert not any("filesort" in step.Extra or "temporary" in step.Extra for step in plan)
+
+
+def _asking(
+    find: Callable[..., Any], organisation_id: OrganisationId, query: MessageQuery
+) -> Callable[[Session], Any]:
+    return lambda session: find(session, organisation_id, query)
