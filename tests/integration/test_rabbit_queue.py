@@ -52,7 +52,7 @@ def instance() -> Iterator[Instance]:
 @pytest.fixture
 async def own_queues(instance: Instance) -> AsyncIterator[RabbitQueues]:
     url = instance.variables()["RABBITMQ_URL"]
-    async with rabbit.open_queues(url, settle_seconds=1) as opened:
+    async with rabbit.open_queues(url, settle_seconds=rabbit_topology.SETTLE_SECONDS) as opened:
         yield opened
 
 

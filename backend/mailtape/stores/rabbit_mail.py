@@ -22,8 +22,7 @@ _REASON_CHARS = 1000
 
 _INGEST_ID = "ingest-id"
 _TRIES = "tries"
-_SIZE = "size"
-_CLAIMED = "claimed"
+_SIZE = "claimed-size"
 _REASON = "reason"
 _PROBE = "probe"
 
@@ -54,47 +53,42 @@ class RabbitMail:
     def read(cls, message: AbstractIncomingMessage) -> "RabbitMail":
         """Read a message; whatever is missing in it is taken to be empty."""
         headers = message.headers
+        claimed = _SIZE in headers
         return cls(
             IngestId(from_text(str(headers.get(_INGEST_ID))) or bytes(16)),
             message.body,
-            size=_number(headers.get(_SIZE)),
-            claimed=bool(headers.get(_CLAIMED)),
+            size=_number(headers[_SIZE]) if claimed else len(_split(message.body)[1]),
+            claimed=claimed,
             tries=_number(headers.get(_TRIES)),
             reason=_reason(headers),
         )
 
     @property
     def headers(self) -> HeadersType:
-        """What to send along with the body."""
-        return {
-            _INGEST_ID: to_text(self.ingest_id),
-            _SIZE: self.size,
-            _TRIES: self.tries,
-            _CLAIMED: self.claimed,
-            _REASON: self.reason[:_REASON_CHARS],
-        }
+        """What to send along with the body; nothing that can be done without, for it costs time."""
+        headers: HeadersType = {_INGEST_ID: to_text(self.ingest_id)}
+        if self.claimed:
+            headers[_SIZE] = self.size
+        if self.tries:
+            headers[_TRIES] = self.tries
+        if self.reason:
+            headers[_REASON] = self.reason[:_REASON_CHARS]
+        return headers
 
     @property
     def envelope(self) -> Envelope | None:
         """The envelope; None when it cannot be read."""
-        return decode(self._parts()[0])
+        return decode(_split(self.body)[0])
 
     @property
     def shown_envelope(self) -> Envelope:
         """The envelope, or what is known without it."""
-        return decode_to_show(self._parts()[0], self.ingest_id, self.size)
+        return decode_to_show(_split(self.body)[0], self.ingest_id, self.size)
 
     @property
     def raw(self) -> bytes:
         """The raw bytes, where they came along."""
-        return bytes(self._parts()[1])
-
-    def _parts(self) -> tuple[memoryview, memoryview]:
-        body = memoryview(self.body)
-        if len(body) < _LENGTH.size:
-            return body[:0], body[:0]
-        end = _LENGTH.size + _LENGTH.unpack_from(body)[0]
-        return body[_LENGTH.size : end], body[end:]
+        return bytes(_split(self.body)[1])
 
 
 PROBE: HeadersType = {_PROBE: True}
@@ -104,6 +98,15 @@ PROBE: HeadersType = {_PROBE: True}
 def is_probe(message: AbstractIncomingMessage) -> bool:
     """Whether a message is no mail."""
     return _PROBE in message.headers
+
+
+def _split(message: bytes) -> tuple[memoryview, memoryview]:
+    """Give the envelope and the raw bytes; both are empty when it is no mail."""
+    body = memoryview(message)
+    if len(body) < _LENGTH.size:
+        return body[:0], body[:0]
+    end = _LENGTH.size + _LENGTH.unpack_from(body)[0]
+    return body[_LENGTH.size : end], body[end:]
 
 
 def _number(value: object) -> int:

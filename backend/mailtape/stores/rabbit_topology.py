@@ -26,9 +26,9 @@ from aio_pika.exceptions import ChannelNotFoundEntity, ChannelPreconditionFailed
 
 from mailtape.domain.errors import Conflict
 
-SETTLE_SECONDS = 1.0
-"""RabbitMQ notes a new quorum queue on disk half a second after it was declared. A node that is
-killed before that comes back without what it had confirmed."""
+SETTLE_SECONDS = 3.0
+"""RabbitMQ notes a new quorum queue on disk half a second after it was declared, on a busy machine
+later. A node that is killed before that comes back without what it had confirmed."""
 
 DELIVERY_LIMIT = 1000
 _NO_LIMIT = 2**31 - 1
