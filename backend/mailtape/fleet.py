@@ -112,11 +112,7 @@ async def _worker(settings: Settings, folder: DataFolder, keys: Keys) -> None:  
                 settings, stores.queue, stores.bodies, stores.database, stores.wakeups, _now
             )
         )
-        await stack.enter_async_context(
-            upkeep.doing(
-                [*jobs.of_rows(settings, stores, local, _now), *jobs.of_counters(stores, _now)]
-            )
-        )
+        await stack.enter_async_context(upkeep.doing(jobs.of_rows(settings, stores, local, _now)))
         await _looked_after(
             settings,
             stack,
@@ -153,8 +149,9 @@ async def _judging(settings: Settings, stores: Stores) -> AsyncIterator[_Judging
     recipients = Recipients(stores.database, domain=settings.domain, capture=capture)
     refusals = Refusals()
     telling = jobs.of_refusals(stores, refusals, stores.wakeups, _now)
-    async with upkeep.doing([telling]):
-        yield _Judging(recipients, Quota(recipients, stores.counters, refusals, _now))
+    counting = stores.counting
+    async with upkeep.doing([telling, *jobs.of_counters(counting, _now)]):
+        yield _Judging(recipients, Quota(recipients, counting.counters, refusals, _now))
 
 
 async def _looked_after(

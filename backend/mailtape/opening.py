@@ -35,14 +35,26 @@ from mailtape.stores.rabbit_queue import RabbitQueue
 from mailtape.stores.rabbit_wakeups import RabbitWakeups
 from mailtape.stores.redis_connection import RedisConnection
 from mailtape.stores.redis_counters import RedisCounters
+from mailtape.stores.redis_limits import RedisFailureLimits, StandbyFailureLimits
 from mailtape.stores.shared_sql_counters import SharedSqlCounters
 from mailtape.stores.sql_counters import SqlCounters
 from mailtape.stores.sql_limits import SqlFailureLimits
 from mailtape.stores.sqlite_queue import SqliteQueue
 from mailtape.stores.standby_counters import StandbyCounters
 
-Reconcile: TypeAlias = Callable[[datetime], Awaitable[int]]
-"""Makes counters true to the rows again; tells how many were not."""
+Upkeep: TypeAlias = Callable[[datetime], Awaitable[int]]
+"""Done again and again; tells how much there was to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counting:
+    """Counters, and what keeps them true; None where nothing has to."""
+
+    counters: Counters
+    reconcile: Upkeep | None = None
+    """Compares them with the rows, every few seconds."""
+    tend: Upkeep | None = None
+    """Notices that they were emptied, every second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +64,11 @@ class Stores:
     database: Database
     bodies: Bodies
     queue: Queue
-    counters: Counters
+    counting: Counting
     limits: FailureLimits
     wakeups: Wakeups
     tidy: Callable[[], Awaitable[int]]
     """Gives back what files no longer need; tells how much."""
-    reconcile: Reconcile
     prepare: Callable[[], Awaitable[None]]
     """Makes the indexes and queues that servers must have; what is there already stays as it is."""
 
@@ -89,16 +100,15 @@ async def opened(settings: Settings, folder: DataFolder) -> AsyncIterator[Stores
                 await queue.declare()
 
         wakeups = await _wakeups(settings, stack)
-        counters, reconcile = await _counters(settings, database, queue, stack)
+        redis = _redis(settings, stack)
         yield Stores(
             database=database,
             bodies=bodies,
             queue=queue,
-            counters=counters,
-            limits=SqlFailureLimits(database),
+            counting=await _counting(database, queue, redis, stack),
+            limits=_limits(database, redis),
             wakeups=wakeups,
             tidy=files.tidy,
-            reconcile=reconcile,
             prepare=prepare,
         )
 
@@ -166,31 +176,54 @@ async def _wakeups(settings: Settings, stack: AsyncExitStack) -> Wakeups:
     return wakeups
 
 
-async def _counters(
-    settings: Settings, database: Database, queue: Queue, stack: AsyncExitStack
-) -> tuple[Counters, Reconcile]:
-    """Choose counters: in memory only where this process is the only one there can be."""
-    if isinstance(database, SqliteDatabase) and isinstance(queue, SqliteQueue):
-        return await _memory(database, queue)
-    rows = SharedSqlCounters(database)
+def _redis(settings: Settings, stack: AsyncExitStack) -> RedisConnection | None:
     url = _revealed(settings.redis_url)
     if url is None:
-        return rows, _nothing_to_reconcile
+        return None
     connection = RedisConnection(url)
     stack.push_async_callback(connection.close)
+    return connection
+
+
+def _limits(database: Database, redis: RedisConnection | None) -> FailureLimits:
+    rows = SqlFailureLimits(database)
+    if redis is None:
+        return rows
+    return StandbyFailureLimits(RedisFailureLimits(redis), rows, redis)
+
+
+async def _counting(
+    database: Database, queue: Queue, redis: RedisConnection | None, stack: AsyncExitStack
+) -> Counting:
+    """Choose counters: in memory only where this process is the only one there can be."""
+    if redis is not None:
+        return await _in_redis(database, queue, redis, stack)
+    if isinstance(database, SqliteDatabase) and isinstance(queue, SqliteQueue):
+        return await _in_memory(database, queue)
+    return Counting(SharedSqlCounters(database))
+
+
+async def _in_redis(
+    database: Database, queue: Queue, connection: RedisConnection, stack: AsyncExitStack
+) -> Counting:
     redis = RedisCounters(connection, database)
     stack.push_async_callback(redis.close)
-    standby = StandbyCounters(redis, rows, connection)
-    stack.push_async_callback(standby.close)
+    counters = StandbyCounters(redis, SharedSqlCounters(database), connection)
+    stack.push_async_callback(counters.close)
 
     async def reconcile(now: datetime) -> int:
         depth = await queue.depth()
         return await redis.reconcile(now, idle=not (depth.waiting or depth.leased))
 
-    return standby, reconcile
+    async def tend(now: datetime) -> int:
+        if connection.available:  # while it is away nothing can be noticed, and that is logged
+            await redis.tend(now)
+        return 0
+
+    return Counting(counters, reconcile, tend)
 
 
-async def _memory(database: Database, queue: SqliteQueue) -> tuple[Counters, Reconcile]:
+async def _in_memory(database: Database, queue: SqliteQueue) -> Counting:
     counters = SqlCounters(database, await queue.backlog())
     await counters.start(datetime.now(UTC))
 
@@ -198,11 +231,7 @@ async def _memory(database: Database, queue: SqliteQueue) -> tuple[Counters, Rec
         depth = await queue.depth()
         return 0 if depth.waiting or depth.leased else await counters.reconcile(now)
 
-    return counters, reconcile
-
-
-async def _nothing_to_reconcile(_now: datetime) -> int:
-    return 0
+    return Counting(counters, reconcile)
 
 
 def _revealed(secret: SecretStr | None) -> str | None:

@@ -53,7 +53,7 @@ async def _serve(settings: Settings, folder: DataFolder, keys: Keys) -> None:
         recipients = Recipients(
             stores.database, domain=settings.domain, capture=local if settings.capture else None
         )
-        quota = Quota(recipients, stores.counters, refusals, _now)
+        quota = Quota(recipients, stores.counting.counters, refusals, _now)
         parts = web.parts(settings, keys, http, stores, recipients, quota, _now)
         await stack.enter_async_context(
             work.consuming(
@@ -68,7 +68,7 @@ async def _serve(settings: Settings, folder: DataFolder, keys: Keys) -> None:
                 [
                     *jobs.of_files(stores),
                     *jobs.of_rows(settings, stores, local, _now),
-                    *jobs.of_counters(stores, _now),
+                    *jobs.of_counters(stores.counting, _now),
                     telling,
                     counting,
                 ],

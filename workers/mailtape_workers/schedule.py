@@ -5,6 +5,8 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
+from mailtape.domain.errors import Unavailable
+
 log = structlog.get_logger(__name__)
 
 
@@ -17,6 +19,8 @@ async def every(seconds: float, name: str, job: Callable[[], Awaitable[int]]) ->
     while True:
         try:
             done = await job()
+        except Unavailable as error:
+            log.warning("job.put_off", job=name, reason=error.message)
         except Exception:
             log.exception("job.failed", job=name)
         else:

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 
 from mailtape.domain.ids import OrganisationId
-from mailtape.opening import Stores
+from mailtape.opening import Counting, Stores, Upkeep
 from mailtape.roles import process
 from mailtape.roles.upkeep import Job
 from mailtape.services import retention
@@ -16,6 +17,7 @@ from mailtape.settings import Settings
 _TRIM_SECONDS = 30.0
 _FLUSH_SECONDS = 5.0
 _RECONCILE_SECONDS = 5.0
+_TEND_SECONDS = 1.0
 _SWEEP_SECONDS = 3600.0
 _TIDY_SECONDS = 60.0
 _FILES_SECONDS = 5.0
@@ -47,13 +49,21 @@ def of_rows(
     ]
 
 
-def of_counters(stores: Stores, clock: Callable[[], datetime]) -> list[Job]:
-    """Keep the counters true to the rows, once no mail is between the two."""
+def of_counters(counting: Counting, clock: Callable[[], datetime]) -> list[Job]:
+    """Keep the counters of this process true to the rows."""
+    due = (
+        (_RECONCILE_SECONDS, "counters.reconcile", counting.reconcile),
+        (_TEND_SECONDS, "counters.tend", counting.tend),
+    )
+    return [
+        Job(seconds, name, partial(_at, upkeep, clock))
+        for seconds, name, upkeep in due
+        if upkeep is not None
+    ]
 
-    async def reconcile() -> int:
-        return await stores.reconcile(clock())
 
-    return [Job(_RECONCILE_SECONDS, "counters.reconcile", reconcile)]
+async def _at(upkeep: Upkeep, clock: Callable[[], datetime]) -> int:
+    return await upkeep(clock())
 
 
 def of_calls(stores: Stores, calls: ApiCalls) -> Job:
