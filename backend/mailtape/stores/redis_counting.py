@@ -12,8 +12,8 @@ All keys of one organisation lie in one slot; each script takes them in this ord
 What is asked about comes as one string of records (`ASKED`), which costs less to send than as many
 arguments. Times are microseconds since 1970 by the caller's clock. A number in Lua is a double,
 exact to 2^53: such times fit until 2255. Each script answers nil when the counters are not those
-that the caller has filled, and changes nothing then. What ran out is swept away as the scripts go, a
-hundred at a time; until then it counts, on the safe side. Every key runs out by itself.
+that the caller has filled, and changes nothing then. What ran out is swept away as the scripts go,
+a hundred at a time; until then it counts, on the safe side. Every key runs out by itself.
 """
 
 import struct
