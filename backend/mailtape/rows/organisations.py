@@ -6,7 +6,7 @@ from sqlalchemy import ForeignKey, String, bindparam, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from mailtape.domain import ids
-from mailtape.domain.account import Status
+from mailtape.domain.account import LOCAL_SLUG, Status
 from mailtape.domain.ids import OrganisationId
 from mailtape.rows.base import IdKey, Name, Row
 
@@ -68,6 +68,13 @@ def find(session: Session, organisation_id: OrganisationId) -> Organisation | No
 def find_by_slug(session: Session, slug: str) -> Organisation | None:
     """Read an organisation by its subdomain."""
     return session.scalar(select(Organisation).where(Organisation.slug == slug))
+
+
+def find_local(session: Session) -> OrganisationId:
+    """Name the organisation that every installation has from its first start."""
+    organisation = find_by_slug(session, LOCAL_SLUG)
+    assert organisation is not None, "the first start makes it"  # noqa: S101
+    return OrganisationId(organisation.id)
 
 
 def lock(session: Session, organisation_id: OrganisationId) -> Organisation:
