@@ -64,6 +64,8 @@ class Stores:
     database: Database
     bodies: Bodies
     queue: Queue
+    claims: Claims | None
+    """Where large mail waits while a broker holds its place; None without a broker."""
     counting: Counting
     limits: FailureLimits
     wakeups: Wakeups
@@ -105,6 +107,7 @@ async def opened(settings: Settings, folder: DataFolder) -> AsyncIterator[Stores
             database=database,
             bodies=bodies,
             queue=queue,
+            claims=claims,
             counting=await _counting(database, queue, redis, stack),
             limits=_limits(database, redis),
             wakeups=wakeups,

@@ -41,7 +41,10 @@ def of_rows(
         return await retention.trim(stores.database, stores.bodies, local, bounds, now=clock())
 
     async def sweep() -> int:
-        return await retention.sweep(stores.database, stores.bodies, stores.queue, now=clock())
+        swept = await retention.sweep(stores.database, stores.bodies, stores.queue, now=clock())
+        if stores.claims is not None:
+            swept += await retention.sweep_claims(stores.claims, stores.queue, now=clock())
+        return swept
 
     return [
         Job(_TRIM_SECONDS, "retention.trim", trim),
