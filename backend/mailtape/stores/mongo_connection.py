@@ -30,11 +30,11 @@ Client = AsyncMongoClient[Document]
 Database = AsyncDatabase[Document]
 Collection = AsyncCollection[Document]
 
-OPERATION_SECONDS = 6.0
+OPERATION_SECONDS = 8.0
 _SELECTION_SECONDS = 2.0
 _CONNECTION_SECONDS = 2.0
 _CONNECTIONS = 50
-_COMMAND_OCTETS = 8 * 2**20
+_COMMAND_OCTETS = 4 * 2**20
 """Of documents in one insert: a slow disk must sync it well within the time of an operation."""
 
 _ALREADY_THERE = 11000

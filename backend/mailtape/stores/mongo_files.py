@@ -28,7 +28,7 @@ from mailtape.stores.mongo_connection import (
 
 _CHUNK_OCTETS = 2**20
 """GridFS takes 255 kB unless told; a quarter of the documents makes a quarter of the waits."""
-_GROUP = 8
+_GROUP = 4
 """Chunks a command: what is in memory a second time, encoded, and synced within its time."""
 
 
