@@ -14,6 +14,7 @@ from mailtape.commands import (
     accounts,
     backups,
     config,
+    doctor,
     parked,
     processes,
     schema,
@@ -24,6 +25,7 @@ from mailtape.commands import (
 )
 from mailtape.data_folder import FolderInUse
 from mailtape.domain.errors import MailtapeError, Unavailable
+from mailtape.log import configure_log
 from mailtape.preparing import SchemaNotCurrent
 from mailtape.rows.schema import SchemaTooNew
 from mailtape.settings import WrongSettings
@@ -45,6 +47,7 @@ app.command("migrate")(schema.migrate)
 app.command("create-admin")(accounts.create_admin)
 app.command("generate-tokens")(tokens.generate_tokens)
 app.add_typer(config.app, name="config")
+app.command("doctor")(doctor.doctor)
 app.command("verifydata")(verification.verifydata)
 app.command("backup")(backups.backup)
 app.command("restore")(backups.restore)
@@ -55,6 +58,7 @@ app.add_typer(parked.app, name="park")
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     os.umask(0o077)  # whatever a command writes is for its owner alone
+    configure_log("warning")  # standard output is for what was asked; a server says more
     try:
         app(arguments)
     except WrongSettings as error:

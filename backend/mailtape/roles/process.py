@@ -20,8 +20,12 @@ _OTHER_FILES = 200 + LINGERING
 
 def with_open_files(settings: Settings) -> Settings:
     """Have the system allow as many open files as the settings need, or fit the settings to it."""
-    wanted = settings.smtp_max_connections + settings.http_max_connections + _OTHER_FILES
-    return within_open_files(settings, _allow_open_files(wanted))
+    return within_open_files(settings, _allow_open_files(open_files_wanted(settings)))
+
+
+def open_files_wanted(settings: Settings) -> int:
+    """Count the files that one process may have to have open."""
+    return settings.smtp_max_connections + settings.http_max_connections + _OTHER_FILES
 
 
 def _allow_open_files(wanted: int) -> int:

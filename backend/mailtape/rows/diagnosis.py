@@ -1,0 +1,104 @@
+"""The rows' server looked at from outside: what it is, and what its refusals mean.
+
+The row that is written to see whether rows can be written is a failed try of nobody.
+"""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+from sqlalchemy import delete, func, select, text
+from sqlalchemy import exc as sql_errors
+from sqlalchemy.orm import Session
+
+from mailtape.domain.diagnosis import causes
+from mailtape.rows.failures import Failure
+
+_COUNTS = timedelta(seconds=60)
+
+_SERVER = text(
+    "SELECT @@version, @@global.innodb_flush_log_at_trx_commit, @@session.sql_mode,"
+    " @@global.max_connections, UTC_TIMESTAMP(6)"
+)
+
+_NO_SERVER = "Nothing answers as MySQL at DB_HOST and DB_PORT; start it, or change these."
+_REPLICA = "The server at DB_HOST only reads; DB_HOST must lead to the primary."
+_TOO_MANY = (
+    "The server at DB_HOST takes no more connections; lower DB_CONNECTIONS, or raise"
+    " max_connections there."
+)
+_NOT_FROM_HERE = (
+    "The server at DB_HOST takes no connections from this machine; let it, for DB_USER."
+)
+_NOT_ALLOWED = "DB_USER may not do at DB_NAME what is needed; grant it all of that database."
+_SCHEMA = "DB_NAME lacks what this release needs; run `mailtape migrate`."
+_FULL = "There is no room left at DB_HOST; make some there."
+_SENTENCES = {
+    1021: _FULL,
+    1040: _TOO_MANY,
+    1044: _NOT_ALLOWED,
+    1045: "The server at DB_HOST does not know DB_USER by DB_PASSWORD; change one of the two.",
+    1049: "There is no database DB_NAME at DB_HOST; create it, or change DB_NAME.",
+    1054: _SCHEMA,
+    1114: _FULL,
+    1129: _NOT_FROM_HERE,
+    1130: _NOT_FROM_HERE,
+    1142: _NOT_ALLOWED,
+    1146: _SCHEMA,
+    1203: _TOO_MANY,
+    1226: _TOO_MANY,
+    1290: _REPLICA,
+    1698: "The server at DB_HOST lets DB_USER in without a password only; change DB_USER.",
+    1792: _REPLICA,
+    1836: _REPLICA,
+    2002: _NO_SERVER,
+    2003: _NO_SERVER,
+    2005: "There is no machine of the name DB_HOST; change it.",
+}
+
+
+class Server(NamedTuple):
+    """How a server of MySQL is set up."""
+
+    version: str
+    flush_log_at_commit: int
+    sql_mode: str
+    """Of this connection, which sets it itself."""
+    max_connections: int
+    clock: datetime
+
+
+def server(session: Session) -> Server:
+    """Look at the server; MySQL and MariaDB only."""
+    version, flush, mode, connections, clock = session.execute(_SERVER).one()
+    return Server(version, int(flush), mode, int(connections), clock.replace(tzinfo=UTC))
+
+
+def add_row(session: Session, subject: bytes, now: datetime) -> None:
+    """Write a row that nobody asks for, and that is forgotten within a minute or so."""
+    session.add(Failure(subject=subject, failed_at=now, counts_until=now + _COUNTS))
+
+
+def count_rows(session: Session, subject: bytes) -> int:
+    """Count the rows of `add_row`."""
+    found = select(func.count()).select_from(Failure).where(Failure.subject == subject)
+    return session.scalar(found) or 0
+
+
+def remove_rows(session: Session, subject: bytes) -> None:
+    """Remove the rows of `add_row`."""
+    session.execute(delete(Failure).where(Failure.subject == subject))
+
+
+def explain(error: BaseException) -> str | None:
+    """Name the setting that the server's own error is about."""
+    return next((_SENTENCES[code] for code in _codes(error) if code in _SENTENCES), None)
+
+
+def _codes(error: BaseException) -> Iterator[int]:
+    """List the server's and the driver's numbers of an error and of what caused it."""
+    for each in causes(error):
+        own = each.orig if isinstance(each, sql_errors.DBAPIError) else each
+        code = own.args[0] if own is not None and own.args else None
+        if isinstance(code, int) and not isinstance(own, OSError):
+            yield code
