@@ -150,6 +150,22 @@ async def test_a_mail_fits_beside_what_others_hold_and_not_beside_itself(
     assert (await counters.fits(acme, limits, _key(1), 71, NOW)).reason == Reason.STORAGE
 
 
+async def test_a_mail_that_fits_holds_its_true_size_until_it_is_counted(
+    counters: Counters, acme: OrganisationId
+) -> None:
+    limits = Limits(storage_bytes=100)
+    for number in (1, 2):
+        assert (await counters.reserve(acme, limits, _key(number), 0, NOW)).accepted
+
+    assert (await counters.fits(acme, limits, _key(1), 60, NOW)).accepted
+
+    assert (await counters.usage(acme, NOW)).reserved_bytes == 60
+    assert (await counters.fits(acme, limits, _key(2), 41, NOW)).reason == Reason.STORAGE
+    assert (await counters.fits(acme, limits, _key(2), 40, NOW)).accepted
+    await counters.release(acme, [_key(1)])
+    assert (await counters.usage(acme, NOW)).reserved_bytes == 40
+
+
 async def test_a_new_month_begins_at_nothing_but_what_is_kept(
     counters: Counters, acme: OrganisationId
 ) -> None:

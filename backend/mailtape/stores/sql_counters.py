@@ -99,9 +99,13 @@ class SqlCounters:
             return Decision(Verdict.ACCEPT)
         used = account.used()
         others = used.reserved_bytes - account.reserved.get(key, 0)
-        return decide(
+        decision = decide(
             limits, replace(used, reserved_bytes=others), Request(octets, received=True), now
         )
+        if decision.accepted and key in account.reserved:
+            account.reserved[key] = octets
+            account.reserved_bytes = others + octets
+        return decision
 
     async def commit(
         self, organisation_id: OrganisationId, keys: Sequence[Key], octets: int, now: datetime
