@@ -27,7 +27,7 @@ from mailtape.api.main import create_app
 from mailtape.data_folder import DataFolder
 from mailtape.domain.account import LOCAL_SLUG, Scope
 from mailtape.domain.envelope import Protocol
-from mailtape.domain.errors import Unauthenticated
+from mailtape.domain.errors import Unauthenticated, Unavailable
 from mailtape.domain.ids import OrganisationId
 from mailtape.domain.query import WordLimits
 from mailtape.domain.session import FailureRules, SessionRules
@@ -79,7 +79,7 @@ def run(settings: Settings, folder: DataFolder, keys: Keys) -> None:
         OSError: an address cannot be bound.
         Unavailable: a file cannot be opened.
     """
-    wanted = settings.smtp_max_connections + settings.http_max_connections + _OTHER_FILES
+    wanted = _connections(settings) + _OTHER_FILES
     settings = within_open_files(settings, _allow_open_files(wanted))
     uvloop.run(_serve(settings, folder, keys))
 
@@ -102,15 +102,26 @@ def within_open_files(settings: Settings, allowed: int) -> Settings:
     Out of files SQLite fails too, and who connects is cut off without a word: better to send some
     away with a reply.
     """
-    smtp, http = settings.smtp_max_connections, settings.http_max_connections
-    left = allowed - _OTHER_FILES
-    if left >= smtp + http:
+    wanted, left = _connections(settings), allowed - _OTHER_FILES
+    if left >= wanted:
         return settings
-    http = max(1, http * left // (smtp + http))
-    smtp = max(1, left - http)
-    fitted = {"smtp_max_connections": smtp, "http_max_connections": http}
+    fitted = {
+        "smtp_max_connections": max(1, settings.smtp_max_connections * left // wanted),
+        "http_max_connections": max(1, settings.http_max_connections * left // wanted),
+        "policy_max_connections": max(1, settings.policy_max_connections * left // wanted),
+    }
     log.warning("serve.few_open_files", allowed=allowed, **fitted)
     return settings.model_copy(update=fitted)
+
+
+def _connections(settings: Settings) -> int:
+    """Count what all doors together may hold open; LMTP has as many as SMTP, if it listens."""
+    wires = 1 if settings.lmtp_listen is None else 2
+    return (
+        settings.smtp_max_connections * wires
+        + settings.http_max_connections
+        + settings.policy_max_connections
+    )
 
 
 async def _serve(settings: Settings, folder: DataFolder, keys: Keys) -> None:
@@ -140,7 +151,7 @@ async def _serve(settings: Settings, folder: DataFolder, keys: Keys) -> None:
         server = await stack.enter_async_context(_http(settings, parts, listening))
         doors: dict[str, tuple[Server | PolicyServer, HostPort]] = {
             "smtp": (_smtp(settings, folder, parts), settings.smtp_listen),
-            "policy": (PolicyServer(parts.quota, domain=settings.domain), settings.policy_listen),
+            "policy": (_policy(settings, parts), settings.policy_listen),
         }
         if settings.lmtp_listen is not None:
             doors["lmtp"] = (_lmtp(settings, parts), settings.lmtp_listen)
@@ -293,6 +304,10 @@ async def _counting(
         for job in jobs:
             job.cancel()
         await asyncio.gather(*jobs, return_exceptions=True)
+        try:
+            await refusals.flush(stores.database, wakeups, _now(), ending=True)
+        except Unavailable:
+            log.warning("refusals.untold")
 
 
 def _parts(
@@ -328,6 +343,7 @@ def _parts(
             wait_limit=timedelta(seconds=settings.wait_max_seconds),
             words=WordLimits(settings.search_max_chars, settings.search_max_terms),
             most_recipients=settings.smtp_max_recipients,
+            accept_blind=settings.policy_when_blind == "accept",
         ),
         database=stores.database,
         bodies=stores.bodies,
@@ -441,6 +457,15 @@ def _lmtp(settings: Settings, parts: Parts) -> Server:
         deadlines=_deadlines(settings),
         connections=settings.smtp_max_connections,
         octets_in_flight=settings.smtp_max_bytes_in_flight,
+    )
+
+
+def _policy(settings: Settings, parts: Parts) -> PolicyServer:
+    return PolicyServer(
+        parts.quota,
+        domain=settings.domain,
+        connections=settings.policy_max_connections,
+        accept_blind=settings.policy_when_blind == "accept",
     )
 
 

@@ -7,6 +7,7 @@ or `CLOSED`, an empty line, the next request. `== a sentence` starts a connectio
 
 import asyncio
 import contextlib
+import gc
 import random
 import re
 import socket
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from mailtape.domain.policy import PolicyRequest
 from mailtape.services.quota import Quota
 from mailtape.services.recipients import Destination
 from mailtape.services.refusals import Refusals
@@ -339,12 +341,95 @@ async def test_a_peer_that_reads_no_replies_is_answered_when_it_does(
         await other.asks(asks())
 
     assert connection._transport.get_write_buffer_size() < 2 * 64 * 1024
-    assert connection._waiting
+    assert connection._arrived
 
     held.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**20)
     deaf.writer.transport.resume_reading()
     async with asyncio.timeout(20):
         assert await deaf.reader.readexactly(30_000 * len(DUNNO)) == DUNNO * 30_000
+
+
+async def test_a_flood_of_empty_requests_is_not_made_into_requests_at_once(
+    open_daemon: OpenDaemon,
+) -> None:
+    """One octet is one request: a whole read of them must neither fill memory nor hold the loop."""
+    daemon = await open_daemon()
+    flood, other = await daemon.asker(), await daemon.asker()
+    await flood.asks(asks())
+    before = sum(isinstance(each, PolicyRequest) for each in gc.get_objects())
+    flood.writer.write(b"\n" * 40_000)
+
+    most = 0
+    for _ in range(20):
+        assert await other.asks(asks()) == DUNNO
+        held = sum(isinstance(each, PolicyRequest) for each in gc.get_objects())
+        most = max(most, held - before)
+
+    assert most <= 2 * 4096
+    async with asyncio.timeout(20):
+        assert await flood.reader.readexactly(40_000 * len(DUNNO)) == DUNNO * 40_000
+
+
+async def test_a_request_of_exactly_the_limit_is_answered_and_one_octet_more_is_not(
+    open_daemon: OpenDaemon,
+) -> None:
+    daemon = await open_daemon()
+    longest, longer = await daemon.asker(), await daemon.asker()
+    head = asks("unknown@x")[:-1] + b"helo_name="
+    fill = b"x" * (REQUEST_OCTETS - len(head) - 2)
+
+    assert await longest.asks(head + fill + b"\n\n") == UNKNOWN
+    assert await longest.asks(asks()) == DUNNO
+    await longer.send(head + fill + b"x\n\n")
+    assert await longer.is_hung_up_on()
+
+
+@pytest.mark.parametrize("place", range(0, 200, 7))
+async def test_a_nul_anywhere_is_hung_up_on(asker: Asker, place: int) -> None:
+    request = asks(sender="shop@example.org", client_name="x" * 120)
+    place %= len(request)
+
+    await asker.send(asks("unknown@x") + request[:place] + b"\0" + request[place:])
+
+    assert await asker.reply() == UNKNOWN
+    assert await asker.is_hung_up_on()
+
+
+@pytest.mark.parametrize("stage", ["RCPT", "END-OF-MESSAGE"])
+async def test_only_what_cannot_be_decided_passes_where_the_operator_said_accept(
+    open_daemon: OpenDaemon, slow: tuple[Slow, Quota], stage: str
+) -> None:
+    strict = await open_daemon(slow[1], answer_seconds=0.05)
+    lenient = await open_daemon(slow[1], answer_seconds=0.05, accept_blind=True)
+    refused = ("unknown", "suspended", "rate", "usedup", "full", "fullforgood", "small")
+    blind = ("down", "broken", "slow")
+
+    replies: dict[str, tuple[bytes, bytes]] = {}
+    with capture_logs() as logs:
+        for local in (*refused, *blind, "qa"):
+            request = asks(f"{local}@x", size=101, protocol_state=stage)
+            first, second = [await daemon.asker() for daemon in (strict, lenient)]
+            replies[local] = await first.asks(request), await second.asks(request)
+
+    assert {local: replies[local] for local in blind} == dict.fromkeys(blind, (DEFERRED, DUNNO))
+    for local in refused:
+        assert replies[local][0] == replies[local][1] != DUNNO, local
+    assert replies["qa"] == (DUNNO, DUNNO)
+    assert [line["stage"] for line in logs if line["event"] == "policy.accepted_blind"] == (
+        [stage] * len(blind)
+    )
+
+
+async def test_a_name_that_no_server_gives_is_not_kept(
+    open_daemon: OpenDaemon, quota: Quota
+) -> None:
+    asker = await (await open_daemon()).asker()
+    endless = "x" * 256
+
+    assert await asker.asks(asks("once@x", endless, queue_id=endless)) == DUNNO
+    assert await asker.asks(asks("once@x", "mail-2", queue_id=endless)) == DUNNO
+
+    assert not quota._instances
 
 
 async def test_a_peer_that_waits_for_its_answer_is_not_read_from(

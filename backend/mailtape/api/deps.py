@@ -57,6 +57,8 @@ class ApiSettings:
     """How much a search may ask for."""
     most_recipients: int = 1000
     """Of one mail that `POST /ingest` takes."""
+    accept_blind: bool = False
+    """Whether `POST /policy/check` has no objection to what it cannot decide."""
 
     @property
     def issuer(self) -> Issuer:

@@ -1,8 +1,9 @@
 """What was refused, told to whose address it was: one event an address, reason and minute.
 
 The doors only count; nothing is written while a sender waits. What has gathered becomes events once
-its minute is over. A process that is killed forgets up to a minute of it: these are news, not
-accounts.
+its minute is over, or when the process ends: a minute in which a process ends and the next one
+starts may have two events, whose counts add up. A process that is killed forgets up to a minute of
+it: these are news, not accounts.
 """
 
 from collections import Counter
@@ -41,14 +42,18 @@ class Refusals:
         if what in self._gathered or len(self._gathered) < _MOST_GATHERED:
             self._gathered[what] += 1
 
-    async def flush(self, database: Database, wakeups: Wakeups, now: datetime) -> int:
+    async def flush(
+        self, database: Database, wakeups: Wakeups, now: datetime, *, ending: bool = False
+    ) -> int:
         """Write the events of the minutes that are over; tell how many.
+
+        `ending`, when no door is open any more, writes the minute that is not over as well.
 
         Raises:
             Unavailable: they go on waiting here.
         """
         this_minute = int(now.timestamp()) // 60
-        over = sorted(what for what in self._gathered if what.minute < this_minute)
+        over = sorted(what for what in self._gathered if ending or what.minute < this_minute)
         for organisation_id, whats in groupby(over, key=lambda what: what.organisation_id):
             done = list(whats)
             refused = [_refused(what, self._gathered[what]) for what in done]

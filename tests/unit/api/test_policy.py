@@ -1,7 +1,12 @@
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
 import pytest
 
-from installation import Installation
+from installation import Installation, Installed
 from mailtape.domain.account import Scope
+from mailtape.metrics import POLICY_ACCEPTED_BLIND
 
 RCPT = {
     "protocol_state": "RCPT",
@@ -85,3 +90,43 @@ async def test_refuses_what_it_cannot_read(
 
     assert response.status_code == 422
     assert response.headers["content-type"] == "application/problem+json"
+
+
+@contextmanager
+def addresses_away(installation: Installation) -> Iterator[None]:
+    """Take the table of addresses away, while the one of tokens is there: nobody can decide."""
+    path = installation.parts.database._reader.url.database
+    assert path is not None
+    with closing(sqlite3.connect(path)) as rows:
+        rows.execute("ALTER TABLE addresses RENAME TO away")
+        try:
+            yield
+        finally:
+            rows.execute("ALTER TABLE away RENAME TO addresses")
+
+
+@pytest.mark.parametrize(
+    ("accept_blind", "answer"),
+    [
+        (False, ("451 4.3.0 cannot tell at the moment, try again later", "cannot_decide")),
+        (True, ("DUNNO", "accepted")),
+    ],
+)
+async def test_what_cannot_be_decided_is_the_operators_choice(
+    installed: Installed, *, accept_blind: bool, answer: tuple[str, str]
+) -> None:
+    async with installed(accept_blind=accept_blind) as installation:
+        acme = await installation.an_organisation("acme", "free")
+        bearer = installation.as_bearer(await installation.a_token(acme, [Scope.POLICY]))
+        unknown = RCPT | {"recipient": "x@elsewhere.example"}
+        counted = POLICY_ACCEPTED_BLIND._value.get()
+        asked = installation.client.post
+        await asked("/policy/check", json=unknown, headers=bearer)
+
+        with addresses_away(installation):
+            blind = await asked("/policy/check", json=RCPT, headers=bearer)
+            refused = await asked("/policy/check", json=unknown, headers=bearer)
+
+        assert (blind.json()["action"], blind.json()["reason"]) == answer
+        assert refused.json()["reason"] == "address_unknown", "what is known is no guess"
+        assert POLICY_ACCEPTED_BLIND._value.get() - counted == accept_blind

@@ -96,3 +96,24 @@ async def test_refusals_take_their_numbers_between_messages_without_holes(
         (2, "message.refused"),
         (3, "message.stored"),
     ]
+
+
+async def test_the_end_of_the_process_tells_of_the_minute_that_is_not_over(
+    installation: Installation, acme: OrganisationId
+) -> None:
+    before, after = Refusals(), Refusals()
+    parts = installation.parts
+    before.note(acme, QA, "storage", NOON)
+    before.note(acme, QA, "storage", NOON)
+
+    told = await before.flush(
+        parts.database, parts.wakeups, NOON + timedelta(seconds=30), ending=True
+    )
+    after.note(acme, QA, "storage", NOON + timedelta(seconds=40))
+    await _flush(installation, after, NOON + MINUTE)
+
+    assert told == 1
+    assert await _told(installation, acme) == [
+        RefusedMail(QA, "storage", NOON, 2),
+        RefusedMail(QA, "storage", NOON, 1),
+    ]
