@@ -21,6 +21,7 @@ from mailtape.rows.database import Database, Session
 from mailtape.rows.organisations import Organisation
 from mailtape.services import passwords, sessions
 from mailtape.services.passwords import Passwords
+from mailtape.services.recipients import Recipients
 from mailtape.services.sessions import Grant, Issuer
 
 
@@ -34,6 +35,7 @@ class Arrival:
 
 async def register(
     database: Database,
+    recipients: Recipients,
     hashing: Passwords,
     limits: FailureLimits,
     issuer: Issuer,
@@ -71,10 +73,12 @@ async def register(
         last_seen_at=now,
     )
     try:
-        return await database.write(_register, issuer, user, organisation_name, tier, arrival, now)
+        grant = await database.write(_register, issuer, user, organisation_name, tier, arrival, now)
     except Conflict:
         await limits.count(counted, now)
         raise
+    recipients.forget()  # its subdomain takes mail from now on
+    return grant
 
 
 def _register(

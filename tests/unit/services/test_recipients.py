@@ -3,12 +3,15 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
 from sqlalchemy import event
 
 from installation import DOMAIN, Installation
+from mailtape.domain.errors import NotFound
 from mailtape.rows.database import Database
-from mailtape.services import addresses
+from mailtape.services import addresses, recipients
 from mailtape.services.recipients import Recipients
+from people import register
 
 
 @contextmanager
@@ -34,15 +37,15 @@ async def test_a_look_up_that_was_overtaken_by_a_change_is_not_remembered(
     database = installation.parts.database
     local = await installation.an_organisation("local")
     acme = await installation.an_organisation("acme")
-    recipients = Recipients(database, domain=DOMAIN, capture=local)
+    looked_up = Recipients(database, domain=DOMAIN, capture=local)
 
     with next_read_held_up(database) as reached:
-        looking = asyncio.create_task(recipients.resolve(f"checkout@{DOMAIN}"))
+        looking = asyncio.create_task(looked_up.resolve(f"checkout@{DOMAIN}"))
         async with asyncio.timeout(5):
             await reached.wait()
         await addresses.create(
             database,
-            recipients,
+            looked_up,
             acme,
             local_part="checkout",
             domain=DOMAIN,
@@ -50,6 +53,120 @@ async def test_a_look_up_that_was_overtaken_by_a_change_is_not_remembered(
         )
     before = await looking
 
-    after = await recipients.resolve(f"checkout@{DOMAIN}")
+    after = await looked_up.resolve(f"checkout@{DOMAIN}")
     assert before.delivery.organisation_id == local, "it was looked up before the change"
     assert after.delivery.organisation_id == acme
+
+
+@contextmanager
+def transactions_counted(database: Database) -> Iterator[list[str]]:
+    """Collect the reading transactions that are begun until the context ends."""
+    begun: list[str] = []
+
+    def count(*_: object) -> None:
+        begun.append("read")
+
+    event.listen(database._reader, "begin", count)
+    try:
+        yield begun
+    finally:
+        event.remove(database._reader, "begin", count)
+
+
+async def is_nobodys(looked_up: Recipients, address: str) -> bool:
+    try:
+        await looked_up.resolve(address)
+    except NotFound:
+        return True
+    return False
+
+
+@pytest.fixture
+def strict(installation: Installation) -> Recipients:
+    """Knows the addresses that somebody has, and captures nothing."""
+    return Recipients(installation.parts.database, domain=DOMAIN, capture=None)
+
+
+async def test_who_is_unknown_is_looked_up_once_and_not_each_time(
+    installation: Installation, strict: Recipients
+) -> None:
+    with transactions_counted(installation.parts.database) as reads:
+        answers = [await is_nobodys(strict, f"NoBody@{DOMAIN}".upper()) for _ in range(20)]
+
+    assert answers == [True] * 20
+    assert len(reads) == 1
+
+
+async def test_who_was_unknown_is_looked_up_again_after_a_while(
+    installation: Installation, strict: Recipients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recipients, "_UNKNOWN_SECONDS", 0.05)
+    with transactions_counted(installation.parts.database) as reads:
+        await is_nobodys(strict, f"nobody@{DOMAIN}")
+        await asyncio.sleep(0.06)
+        await is_nobodys(strict, f"nobody@{DOMAIN}")
+
+    assert len(reads) == 2
+
+
+async def test_an_address_is_known_as_soon_as_somebody_takes_it(
+    installation: Installation, strict: Recipients
+) -> None:
+    database = installation.parts.database
+    acme = await installation.an_organisation("acme")
+    assert await is_nobodys(strict, f"checkout@{DOMAIN}")
+
+    now = installation.clock()
+    await addresses.create(database, strict, acme, local_part="checkout", domain=DOMAIN, now=now)
+
+    destination = await strict.resolve(f"checkout@{DOMAIN}")
+    assert destination.delivery.organisation_id == acme
+
+
+async def test_an_unknown_one_that_was_overtaken_by_a_change_is_not_remembered(
+    installation: Installation, strict: Recipients
+) -> None:
+    database = installation.parts.database
+    acme = await installation.an_organisation("acme")
+    with next_read_held_up(database) as reached:
+        looking = asyncio.create_task(is_nobodys(strict, f"checkout@{DOMAIN}"))
+        async with asyncio.timeout(5):
+            await reached.wait()
+        now = installation.clock()
+        await addresses.create(
+            database, strict, acme, local_part="checkout", domain=DOMAIN, now=now
+        )
+
+    assert await looking, "it was looked up before the change"
+    assert not await is_nobodys(strict, f"checkout@{DOMAIN}")
+
+
+async def test_a_new_organisations_subdomain_takes_mail_at_once(
+    installation: Installation,
+) -> None:
+    known = installation.parts.recipients
+    assert await is_nobodys(known, f"anything@newcomer.{DOMAIN}")
+
+    await register(installation.client, organization="newcomer")
+
+    assert not await is_nobodys(known, f"anything@newcomer.{DOMAIN}")
+
+
+async def test_a_dictionary_of_unknown_ones_puts_nobody_out_of_mind(
+    installation: Installation, strict: Recipients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recipients, "_MOST_UNKNOWN", 10)
+    monkeypatch.setattr(recipients, "_MOST_REMEMBERED", 10)
+    await installation.an_organisation("acme", "free")
+    await strict.resolve(f"qa@acme.{DOMAIN}")
+    for number in range(50):
+        assert await is_nobodys(strict, f"word-{number}@{DOMAIN}")
+
+    with transactions_counted(installation.parts.database) as reads:
+        await strict.resolve(f"qa@acme.{DOMAIN}")
+        assert await is_nobodys(strict, f"word-49@{DOMAIN}")
+        assert reads == []
+        assert await is_nobodys(strict, f"word-0@{DOMAIN}")
+
+    assert len(reads) == 1, "of the unknown ones only the newest are remembered"
+    assert len(strict._unknown) == 10

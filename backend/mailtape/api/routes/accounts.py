@@ -48,6 +48,7 @@ async def register(
         raise Forbidden("Nobody can register here.", code="registration_closed")
     grant = await accounts.register(
         parts.database,
+        parts.recipients,
         parts.passwords,
         parts.limits,
         settings.issuer,
