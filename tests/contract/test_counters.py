@@ -6,13 +6,15 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from fakes import a_delivery, an_envelope
 from installation import Installation
 from mailtape.domain.ids import OrganisationId
 from mailtape.domain.quota import Reason
 from mailtape.domain.tier import Limits
 from mailtape.ports.counters import Counters, Key
+from mailtape.ports.queue import Backlog
 from mailtape.stores.sql_counters import SqlCounters
-from postroom import a_mail, deliver
+from postroom import a_mail, deliver, deliver_envelope
 
 NOW = datetime(2026, 11, 15, 12, tzinfo=UTC)
 
@@ -189,12 +191,33 @@ async def test_begins_with_what_the_rows_say(
 async def test_counts_what_waited_in_the_queue_at_the_start(
     installation: Installation, acme: OrganisationId
 ) -> None:
-    counters = SqlCounters(installation.parts.database, {acme: (3, 300)})
+    counters = SqlCounters(installation.parts.database, {acme: Backlog(3, 300)})
 
     await counters.start(NOW)
 
     usage = await counters.usage(acme, NOW)
     assert (usage.emails, usage.storage_bytes) == (3, 300)
+
+
+async def test_knows_what_a_relay_had_handed_over_before_the_start(
+    installation: Installation, acme: OrganisationId
+) -> None:
+    raw, now = a_mail(), installation.clock()
+    stored = an_envelope(raw, deliveries=(a_delivery("a@mail.example.com", acme),), queue_id="4A1")
+    await deliver_envelope(installation, stored, raw)
+    waiting = Backlog(1, len(raw), [("4A2", "a@mail.example.com")])
+    counters = SqlCounters(installation.parts.database, {acme: waiting})
+    limits = Limits(emails_per_month=2, storage_bytes=2 * len(raw))
+
+    for key in (("4A1", "a@mail.example.com"), ("4A2", "a@mail.example.com")):
+        assert (await counters.reserve(acme, limits, key, len(raw), now)).accepted
+        assert (await counters.fits(acme, limits, key, len(raw), now)).accepted
+        await counters.commit(acme, [key], len(raw), now)
+    for key in (("4A3", "a@mail.example.com"), ("4A1", "b@mail.example.com")):
+        assert (await counters.reserve(acme, limits, key, 1, now)).reason == Reason.MONTHLY_MAILS
+
+    usage = await counters.usage(acme, now)
+    assert (usage.emails, usage.storage_bytes, usage.reserved_emails) == (2, 2 * len(raw), 0)
 
 
 async def test_reconciling_takes_the_rows_word_for_it(

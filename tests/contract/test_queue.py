@@ -8,7 +8,7 @@ import pytest
 from contract.conftest import Clock
 from fakes import a_delivery, an_envelope
 from mailtape.domain.errors import StoreFull
-from mailtape.ports.queue import Leased, Queue, QueueDepth
+from mailtape.ports.queue import Backlog, Leased, Queue, QueueDepth
 
 OpenQueue = Callable[..., Queue]
 
@@ -301,13 +301,14 @@ async def test_mail_unparked_after_a_restart_is_leased_once(open_queue: OpenQueu
     assert await _nothing_to_lease(queue)
 
 
-async def test_counts_what_each_organisation_has_waiting(queue: Queue) -> None:
-    first, second = a_delivery(), a_delivery()
-    await queue.put(an_envelope(b"12345", deliveries=(first, second)), b"12345")
+async def test_tells_what_each_organisation_has_waiting(queue: Queue) -> None:
+    first, second = a_delivery("a@mail.example.com"), a_delivery("b@mail.example.com")
+    relayed = an_envelope(b"12345", deliveries=(first, second), queue_id="4A1")
+    await queue.put(relayed, b"12345")
     await queue.put(an_envelope(b"123", deliveries=(first,)), b"123")
     await _lease(queue, most=1)
 
     assert await queue.backlog() == {
-        first.organisation_id: (2, 8),
-        second.organisation_id: (1, 5),
+        first.organisation_id: Backlog(2, 8, [("4A1", "a@mail.example.com")]),
+        second.organisation_id: Backlog(1, 5, [("4A1", "b@mail.example.com")]),
     }

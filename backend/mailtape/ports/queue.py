@@ -10,11 +10,12 @@ Promises of every implementation:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from mailtape.domain.envelope import Envelope
 from mailtape.domain.ids import IngestId, OrganisationId
+from mailtape.ports.counters import Key
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,17 @@ class QueueDepth:
     waiting: int
     leased: int
     parked: int
+
+
+@dataclass(slots=True)
+class Backlog:
+    """What one organisation has waiting or leased."""
+
+    messages: int = 0
+    octets: int = 0
+    """Raw bytes."""
+    relayed: list[Key] = field(default_factory=list)
+    """Queue id and recipient of what a relay handed over."""
 
 
 class Queue(Protocol):
@@ -99,8 +111,8 @@ class Queue(Protocol):
     async def depth(self) -> QueueDepth:
         """Count what waits, is leased and is parked."""
 
-    async def backlog(self) -> dict[OrganisationId, tuple[int, int]]:
-        """Count the messages and raw bytes that each organisation has waiting or leased."""
+    async def backlog(self) -> dict[OrganisationId, Backlog]:
+        """Tell what each organisation has waiting or leased."""
 
     async def named(self, ingest_ids: Sequence[IngestId]) -> set[IngestId]:
         """Tell which of these are waiting, leased or parked: no sweep may take their body."""

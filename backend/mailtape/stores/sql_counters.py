@@ -3,6 +3,8 @@
 An organisation is read from the rows when it is first asked about; from then on memory is exact,
 because everything that is accepted passes here. Accepted mail that still waits in the queue is not
 in rows yet, so what waited at the start is added once, before anything is taken from the queue.
+What a relay handed over is read with its name, from both: after a restart, too, it may come again
+and is neither refused nor counted for that.
 
 `reconcile` reads the rows again whenever the queue is empty: so deletions give room back, and mail
 that was recognised as a duplicate or parked stops counting.
@@ -12,19 +14,23 @@ import asyncio
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from mailtape.domain.ids import OrganisationId
 from mailtape.domain.quota import Decision, Request, Usage, Verdict, decide
 from mailtape.domain.tier import Limits
 from mailtape.ports.counters import Key
-from mailtape.rows import organisations, usage
+from mailtape.ports.queue import Backlog
+from mailtape.rows import messages, organisations, usage
 from mailtape.rows.database import Database, Session
 
 _RESERVED_SECONDS = 600
 """Longer than a sender may take from RCPT to the end of DATA and Postfix to hand the mail over."""
 _REMEMBERED_SECONDS = 3600
 """How long a key is known to be committed: a retry of Postfix comes much sooner."""
+_MOST_READ = 10_000
+"""Messages of an organisation that are looked at for such keys when it is first asked about: a
+relay repeats what was on its way when we ended, and the first question must not wait long."""
 
 
 @dataclass(slots=True)
@@ -53,6 +59,11 @@ class _Account:
             arrival_us=self.arrival_us,
         )
 
+    def remember(self, key: Key, now: datetime) -> None:
+        """Know for a while that this is counted."""
+        self.committed[key] = None
+        self.forgetting.append((now.timestamp() + _REMEMBERED_SECONDS, key))
+
     def drop(self, key: Key) -> None:
         octets = self.reserved.pop(key, None)
         if octets is not None:
@@ -63,7 +74,7 @@ class SqlCounters:
     """`ports.counters.Counters` for `serve`."""
 
     def __init__(
-        self, database: Database, waiting: Mapping[OrganisationId, tuple[int, int]] | None = None
+        self, database: Database, waiting: Mapping[OrganisationId, Backlog] | None = None
     ) -> None:
         self._database = database
         self._waiting = dict(waiting or {})
@@ -119,8 +130,7 @@ class SqlCounters:
             account.emails += 1
             account.storage_bytes += octets
             account.changes += 1
-            account.committed[key] = None
-            account.forgetting.append((now.timestamp() + _REMEMBERED_SECONDS, key))
+            account.remember(key, now)
 
     async def release(self, organisation_id: OrganisationId, keys: Sequence[Key]) -> None:
         """See `ports.counters`."""
@@ -164,9 +174,13 @@ class SqlCounters:
         return await asyncio.shield(opening)
 
     async def _read(self, organisation_id: OrganisationId, now: datetime) -> _Account:
-        emails, storage_bytes = await self._database.read(_used, organisation_id, _month(now))
-        waiting_emails, waiting_bytes = self._waiting.pop(organisation_id, (0, 0))
-        account = _Account(_month(now), emails + waiting_emails, storage_bytes + waiting_bytes)
+        (emails, storage_bytes), relayed = await self._database.read(
+            _used_and_relayed, organisation_id, _month(now)
+        )
+        waiting = self._waiting.pop(organisation_id, Backlog())
+        account = _Account(_month(now), emails + waiting.messages, storage_bytes + waiting.octets)
+        for key in (*relayed, *waiting.relayed):
+            account.remember(key, now)
         self._accounts[organisation_id] = account
         return account
 
@@ -175,6 +189,16 @@ def _used(session: Session, organisation_id: OrganisationId, period: str) -> tup
     organisation = organisations.find(session, organisation_id)
     month = usage.find(session, organisation_id, period)
     return (month.emails if month else 0), (organisation.storage_bytes if organisation else 0)
+
+
+def _used_and_relayed(
+    session: Session, organisation_id: OrganisationId, period: str
+) -> tuple[tuple[int, int], list[Key]]:
+    within = timedelta(seconds=_REMEMBERED_SECONDS)
+    return (
+        _used(session, organisation_id, period),
+        messages.relayed(session, organisation_id, within, _MOST_READ),
+    )
 
 
 def _month(now: datetime) -> str:

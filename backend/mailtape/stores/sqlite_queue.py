@@ -14,7 +14,7 @@ import heapq
 import shutil
 import sqlite3
 import time
-from collections import Counter, deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -27,7 +27,7 @@ import msgspec
 from mailtape.domain.envelope import Envelope, Protocol
 from mailtape.domain.errors import StoreFull
 from mailtape.domain.ids import IngestId, OrganisationId
-from mailtape.ports.queue import Leased, Parked, QueueDepth
+from mailtape.ports.queue import Backlog, Leased, Parked, QueueDepth
 from mailtape.rows.database import BLOB_PAGE_OCTETS, driver_errors, prepare, shrink
 from mailtape.rows.writing_thread import WritingThread
 
@@ -372,19 +372,22 @@ class SqliteQueue:
         leased = len(self._leases)
         return QueueDepth(self._held - self._parked - leased, leased, self._parked)
 
-    async def backlog(self) -> dict[OrganisationId, tuple[int, int]]:
+    async def backlog(self) -> dict[OrganisationId, Backlog]:
         """See `ports.queue`."""
         return await self._read(self._count_backlog)
 
-    def _count_backlog(self) -> dict[OrganisationId, tuple[int, int]]:
-        messages: Counter[OrganisationId] = Counter()
-        octets: Counter[OrganisationId] = Counter()
+    def _count_backlog(self) -> dict[OrganisationId, Backlog]:
+        backlogs: defaultdict[OrganisationId, Backlog] = defaultdict(Backlog)
         query = "SELECT ingest_id, envelope, length(raw) FROM mail WHERE parked IS NULL"
         for ingest_id, encoded, size in self._reader.execute(query):
-            for delivery in _envelope(encoded, ingest_id, size).deliveries:
-                messages[delivery.organisation_id] += 1
-                octets[delivery.organisation_id] += size
-        return {each: (messages[each], octets[each]) for each in messages}
+            envelope = _envelope(encoded, ingest_id, size)
+            for delivery in envelope.deliveries:
+                backlog = backlogs[delivery.organisation_id]
+                backlog.messages += 1
+                backlog.octets += size
+                if envelope.queue_id:
+                    backlog.relayed.append((envelope.queue_id, delivery.recipient))
+        return dict(backlogs)
 
     async def named(self, ingest_ids: Sequence[IngestId]) -> set[IngestId]:
         """See `ports.queue`."""
