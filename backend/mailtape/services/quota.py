@@ -19,7 +19,7 @@ import structlog
 from mailtape.domain.errors import Forbidden, NotFound, Unavailable
 from mailtape.domain.ids import OrganisationId
 from mailtape.domain.quota import UNLIMITED, Decision, Reason, Verdict
-from mailtape.domain.tier import Limits
+from mailtape.domain.tier import NO_LIMITS
 from mailtape.ports.counters import Counters, Key
 from mailtape.services.recipients import Destination, Recipients
 from mailtape.services.refusals import Refusals
@@ -113,7 +113,7 @@ class Quota:
             self._instances.popitem(last=False)
 
     async def _reserve(self, destination: Destination, transaction: str, octets: int) -> Decision:
-        if destination.limits == Limits():
+        if destination.limits == NO_LIMITS:
             return UNLIMITED
         delivery = destination.delivery
         return await self._counters.reserve(
@@ -128,7 +128,7 @@ class Quota:
         destination = judged.destination
         if destination is None:
             return judged.decision
-        if destination.limits == Limits():
+        if destination.limits == NO_LIMITS:
             return UNLIMITED
         delivery = destination.delivery
         try:
@@ -156,7 +156,7 @@ class Quota:
         counted = [
             each.destination.delivery
             for each in judged
-            if each.destination is not None and each.destination.limits != Limits()
+            if each.destination is not None and each.destination.limits != NO_LIMITS
         ]
         counted.sort(key=lambda delivery: delivery.organisation_id)
         return [
