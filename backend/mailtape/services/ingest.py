@@ -74,7 +74,8 @@ async def ingest(
         Unavailable: nothing was kept, or nobody knows; the same call may be made again.
     """
     if not idempotency_key:
-        return await _keep(queue, quota, submission, idempotency_key, now)
+        transaction = f"http:{secrets.token_hex(16)}"
+        return await _keep(queue, quota, submission, transaction, "", now)
     key_hash = hashlib.sha256(idempotency_key.encode()).digest()
     digest = submission.digest()
     told = await database.read(receipts.find, organisation_id, key_hash)
@@ -86,7 +87,9 @@ async def ingest(
         )
     # The key is the caller's own: two organisations may think of the same one.
     own_key = f"{organisation_id.hex()}:{idempotency_key}"
-    done = await _keep(queue, quota, submission, own_key, now)
+    # Named by its bytes as well: a key must not carry two mails past what one may use.
+    transaction = f"http:{own_key}:{digest.hex()}"
+    done = await _keep(queue, quota, submission, transaction, own_key, now)
     if done.id is not None:
         await database.write(
             receipts.add,
@@ -101,10 +104,14 @@ async def ingest(
 
 
 async def _keep(
-    queue: Queue, quota: Quota, submission: Submission, idempotency_key: str, now: datetime
+    queue: Queue,
+    quota: Quota,
+    submission: Submission,
+    transaction: str,
+    idempotency_key: str,
+    now: datetime,
 ) -> Ingested:
     """Judge the recipients, keep the mail for those that take it, count it for them."""
-    transaction = f"http:{secrets.token_hex(16)}"
     octets = len(submission.raw)
     mail_from = address.reverse_path(submission.sender, smtputf8=True)
     judged = [await _judge(quota, given, transaction, octets) for given in submission.addresses]
