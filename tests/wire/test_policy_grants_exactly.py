@@ -33,7 +33,7 @@ async def test_grants_exactly_the_limit(
     parts = installation.parts
     tier = Tier("thousand", Limits(emails_per_month=LIMIT), frozenset({Feature.CATCH_ALL}))
     await parts.database.write(tiers.ensure, tier)
-    server = Server(parts.quota, domain=DOMAIN)
+    server = Server(parts.quota, domain=DOMAIN, answer_seconds=RUN_SECONDS)
     _, port = await server.listen("127.0.0.1", 0)
     try:
         for run in range(50 if soak else 3):
