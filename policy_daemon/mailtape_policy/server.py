@@ -214,8 +214,9 @@ class Connection(asyncio.Protocol):
     # The conversation.
 
     async def _answer(self) -> None:
+        answered = 0
         try:
-            await self._answer_each()
+            answered = await self._answer_each()
         except Exception:
             log.exception("policy.connection_failed")
             self.abort()
@@ -223,22 +224,25 @@ class Connection(asyncio.Protocol):
         if self._finishing or self._gone:
             self._transport.close()
             return
-        self._deadline = self._loop.time() + self._server.idle_seconds
+        if answered:  # the beginning of a request, come by drips, is none
+            self._deadline = self._loop.time() + self._server.idle_seconds
         self._transport.resume_reading()
 
-    async def _answer_each(self) -> None:
+    async def _answer_each(self) -> int:
+        """Answer what has come whole, in order; tell how many requests that were."""
         answered = 0
         while self._arrived:
             for request in self._read():
                 answer = await self._server.answer(request)
                 if self._gone:
-                    return
+                    return answered
                 self._transport.write(answer)
                 answered += 1
                 if not self._writable.is_set():
                     await self._writable.wait()
                 elif answered % _TURN == 0:
                     await asyncio.sleep(0)
+        return answered
 
     def _read(self) -> list[PolicyRequest]:
         """Read some of what has arrived; gives the requests that have become whole, in order."""

@@ -24,7 +24,6 @@ from mailtape.domain.tier import Feature, Limits, Tier
 from mailtape.rows import tiers
 from mailtape.rows.database import Session
 from mailtape.rows.organisations import Organisation
-from mailtape.services import policy
 from mailtape_ingest.handler import MailHandler
 from mailtape_ingest.server import Deadlines, Server
 from mailtape_ingest.session import Rules
@@ -42,8 +41,6 @@ FULL_FOR_GOOD = "550 5.2.2 storage is full"
 TOO_LARGE_FOR_IT = "550 5.2.3 message too large for this address"
 TOO_LARGE = "552 5.3.4 message too large"
 CANNOT_TELL = "451 4.3.0 cannot tell at the moment, try again later"
-
-PATIENCE_SECONDS = 30.0
 
 _instances = itertools.count(1)
 
@@ -172,18 +169,15 @@ class House:
 
 
 @pytest.fixture
-async def house(
-    installation: Installation, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[House]:
-    # The rule is asked about here, not how fast a busy machine is.
-    monkeypatch.setitem(policy.check.__kwdefaults__, "within", PATIENCE_SECONDS)
+async def house(installation: Installation) -> AsyncIterator[House]:
     parts = installation.parts
     caller = await installation.an_organisation("caller")
     token = await installation.a_token(caller, [Scope.INGEST, Scope.POLICY])
     http = installation.client
     http.headers.update(installation.as_bearer(token))
     async with AsyncExitStack() as stack:
-        daemon = PolicyServer(parts.quota, domain=DOMAIN, answer_seconds=PATIENCE_SECONDS)
+        patience = parts.settings.policy_answer_seconds
+        daemon = PolicyServer(parts.quota, domain=DOMAIN, answer_seconds=patience)
         asker = await stack.enter_async_context(_connected(daemon, Asker))
         wires = {}
         for protocol, hello in (

@@ -96,11 +96,11 @@ OpenDaemon = Callable[..., Awaitable[Daemon]]
 
 @pytest.fixture
 async def open_daemon(quota: Quota) -> AsyncIterator[OpenDaemon]:
-    """Opens a policy daemon; keyword arguments are those of `Server`."""
+    """Opens a policy daemon that has time; keyword arguments are those of `Server`."""
     daemons: list[Daemon] = []
 
     async def open_daemon(quota: Quota = quota, **changes: Any) -> Daemon:
-        server = Server(quota, domain="mail.example.com", **changes)
+        server = Server(quota, domain="mail.example.com", **({"answer_seconds": 30} | changes))
         _, port = await server.listen("127.0.0.1", 0)
         daemons.append(Daemon(server, port))
         return daemons[-1]
@@ -277,7 +277,7 @@ async def test_what_takes_too_long_is_put_off_and_the_next_is_answered(
 async def test_one_slow_answer_keeps_no_other_connection_waiting(
     open_daemon: OpenDaemon, slow: tuple[Slow, Quota]
 ) -> None:
-    daemon = await open_daemon(slow[1], answer_seconds=30)
+    daemon = await open_daemon(slow[1])
     waiting, other = await daemon.asker(), await daemon.asker()
     await waiting.send(asks("slow@x"))
     await slow[0].asked.wait()
@@ -291,7 +291,7 @@ async def test_one_slow_answer_keeps_no_other_connection_waiting(
 async def test_one_who_asks_and_shuts_his_side_is_answered(
     open_daemon: OpenDaemon, slow: tuple[Slow, Quota]
 ) -> None:
-    daemon = await open_daemon(slow[1], answer_seconds=30)
+    daemon = await open_daemon(slow[1])
     asker, other = await daemon.asker(), await daemon.asker()
     await asker.send(asks("slow@x") + asks("unknown@x"))
     asker.writer.write_eof()
@@ -307,7 +307,7 @@ async def test_one_who_asks_and_shuts_his_side_is_answered(
 async def test_a_peer_that_goes_away_leaves_nothing_behind(
     open_daemon: OpenDaemon, slow: tuple[Slow, Quota]
 ) -> None:
-    daemon = await open_daemon(slow[1], answer_seconds=30)
+    daemon = await open_daemon(slow[1])
     asker = await daemon.asker()
     await asker.send(asks("slow@x"))
     await slow[0].asked.wait()
@@ -399,17 +399,17 @@ async def test_a_nul_anywhere_is_hung_up_on(asker: Asker, place: int) -> None:
 async def test_only_what_cannot_be_decided_passes_where_the_operator_said_accept(
     open_daemon: OpenDaemon, slow: tuple[Slow, Quota], stage: str
 ) -> None:
-    strict = await open_daemon(slow[1], answer_seconds=0.05)
-    lenient = await open_daemon(slow[1], answer_seconds=0.05, accept_blind=True)
     refused = ("unknown", "suspended", "rate", "usedup", "full", "fullforgood", "small")
     blind = ("down", "broken", "slow")
 
     replies: dict[str, tuple[bytes, bytes]] = {}
     with capture_logs() as logs:
         for local in (*refused, *blind, "qa"):
+            hurry = {"answer_seconds": 0.05} if local == "slow" else {}
+            strict = await (await open_daemon(slow[1], **hurry)).asker()
+            lenient = await (await open_daemon(slow[1], accept_blind=True, **hurry)).asker()
             request = asks(f"{local}@x", size=101, protocol_state=stage)
-            first, second = [await daemon.asker() for daemon in (strict, lenient)]
-            replies[local] = await first.asks(request), await second.asks(request)
+            replies[local] = await strict.asks(request), await lenient.asks(request)
 
     assert {local: replies[local] for local in blind} == dict.fromkeys(blind, (DEFERRED, DUNNO))
     for local in refused:
@@ -435,7 +435,7 @@ async def test_a_name_that_no_server_gives_is_not_kept(
 async def test_a_peer_that_waits_for_its_answer_is_not_read_from(
     open_daemon: OpenDaemon, slow: tuple[Slow, Quota]
 ) -> None:
-    asker = await (await open_daemon(slow[1], answer_seconds=30)).asker()
+    asker = await (await open_daemon(slow[1])).asker()
     asker.writer.transport.set_write_buffer_limits(high=0)
     await asker.send(asks("slow@x"))
     await slow[0].asked.wait()
@@ -464,6 +464,19 @@ async def test_the_idle_are_hung_up_on(open_daemon: OpenDaemon) -> None:
     assert await silent.is_hung_up_on()
     assert await dripping.is_hung_up_on()
     assert 0.15 < asyncio.get_running_loop().time() - begin < 5
+
+
+async def test_who_sends_a_request_by_drips_is_idle_all_the_same(open_daemon: OpenDaemon) -> None:
+    daemon = await open_daemon(idle_seconds=0.3)
+    dripping = await daemon.asker()
+    begin = asyncio.get_running_loop().time()
+
+    while daemon.server.connections and asyncio.get_running_loop().time() - begin < 5:
+        with contextlib.suppress(ConnectionError):
+            await dripping.send(b"x")
+        await asyncio.sleep(0.02)
+
+    assert daemon.server.connections == 0
 
 
 async def test_each_request_starts_the_idle_time_again(open_daemon: OpenDaemon) -> None:
@@ -498,7 +511,7 @@ async def test_more_connections_than_allowed_are_sent_away_without_a_reply(
 async def test_a_drain_answers_what_was_asked_and_hangs_up(
     open_daemon: OpenDaemon, slow: tuple[Slow, Quota]
 ) -> None:
-    daemon = await open_daemon(slow[1], answer_seconds=30)
+    daemon = await open_daemon(slow[1])
     idle, busy = await daemon.asker(), await daemon.asker()
     await idle.asks(asks())
     await busy.send(asks("slow@x") + asks("unknown@x"))
@@ -516,7 +529,7 @@ async def test_a_drain_answers_what_was_asked_and_hangs_up(
 
 
 async def test_a_drain_ends_in_its_time(open_daemon: OpenDaemon, slow: tuple[Slow, Quota]) -> None:
-    daemon = await open_daemon(slow[1], answer_seconds=30)
+    daemon = await open_daemon(slow[1])
     asker = await daemon.asker()
     await asker.send(asks("slow@x"))
     await slow[0].asked.wait()

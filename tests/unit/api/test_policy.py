@@ -1,14 +1,17 @@
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from typing import Any
 
 import pytest
 
 from installation import Installation, Installed
 from mailtape.domain.account import Scope
+from mailtape.domain.tier import Feature, Limits, Tier
 from mailtape.metrics import POLICY_ACCEPTED_BLIND
+from mailtape.rows import tiers
 
-RCPT = {
+RCPT: dict[str, Any] = {
     "protocol_state": "RCPT",
     "recipient": "qa@acme.mail.example.com",
     "sender": "shop@example.org",
@@ -40,11 +43,14 @@ async def test_answers_as_the_daemon_does(
 
 
 async def test_holds_room_for_a_named_mail_and_tells_lmtp_its_queue_id(
-    installation: Installation, bearer: dict[str, str]
+    installation: Installation,
 ) -> None:
-    """Free takes 60 mails a minute; what is held twice would be one of them."""
-    quota = installation.parts.quota
-    for number in range(60):
+    """Three mails a month; what is held twice would be one of them."""
+    tier = Tier("three", Limits(emails_per_month=3), frozenset({Feature.API, Feature.CATCH_ALL}))
+    await installation.parts.database.write(tiers.ensure, tier)
+    acme = await installation.an_organisation("acme", tier.name)
+    bearer = installation.as_bearer(await installation.a_token(acme, [Scope.POLICY]))
+    for number in range(3):
         mail = {"instance": f"mail-{number}", "queue_id": f"queue-{number}"}
         await installation.client.post("/policy/check", json=RCPT | mail, headers=bearer)
 
@@ -52,10 +58,12 @@ async def test_holds_room_for_a_named_mail_and_tells_lmtp_its_queue_id(
         "/policy/check", json=RCPT | {"instance": "mail-0"}, headers=bearer
     )
     one_more = await installation.client.post("/policy/check", json=RCPT, headers=bearer)
-    by_lmtp = await quota.recipient(RCPT["recipient"], transaction="queue-0", octets=5120)
+    by_lmtp = await installation.parts.quota.recipient(
+        RCPT["recipient"], transaction="queue-0", octets=5120
+    )
 
     assert again.json()["action"] == "DUNNO"
-    assert one_more.json()["reason"] == "rate_limited"
+    assert one_more.json()["reason"] == "monthly_mails"
     assert by_lmtp.decision.accepted
 
 

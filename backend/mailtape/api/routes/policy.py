@@ -22,6 +22,7 @@ async def check_policy(
         parts.quota,
         question.asked(),
         domain=parts.settings.domain,
+        within=parts.settings.policy_answer_seconds,
         accept_blind=parts.settings.accept_blind,
     )
     return PolicyAnswer.of(decision)
