@@ -1,6 +1,7 @@
 """What `ports.counters` promises, asked of every implementation."""
 
 import asyncio
+import dataclasses
 import random
 from datetime import UTC, datetime, timedelta
 
@@ -197,6 +198,24 @@ async def test_counts_what_waited_in_the_queue_at_the_start(
 
     usage = await counters.usage(acme, NOW)
     assert (usage.emails, usage.storage_bytes) == (3, 300)
+
+
+async def test_counts_once_what_was_stored_and_not_yet_taken_from_the_queue(
+    installation: Installation, acme: OrganisationId
+) -> None:
+    raw, now = a_mail(), installation.clock()
+    both = tuple(a_delivery(f"{name}@mail.example.com", acme) for name in "ab")
+    in_hand, waiting = an_envelope(raw, deliveries=both), an_envelope(raw, deliveries=both)
+    for envelope in (in_hand, waiting):
+        await installation.parts.queue.put(envelope, raw)
+    stored = dataclasses.replace(in_hand, deliveries=both[:1])  # then the process was killed
+    await deliver_envelope(installation, stored, raw)
+
+    counters = SqlCounters(installation.parts.database, await installation.parts.queue.backlog())
+    await counters.start(now)
+
+    usage = await counters.usage(acme, now)
+    assert (usage.emails, usage.storage_bytes) == (4, 4 * len(raw))
 
 
 async def test_knows_what_a_relay_had_handed_over_before_the_start(

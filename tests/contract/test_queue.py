@@ -305,10 +305,21 @@ async def test_tells_what_each_organisation_has_waiting(queue: Queue) -> None:
     first, second = a_delivery("a@mail.example.com"), a_delivery("b@mail.example.com")
     relayed = an_envelope(b"12345", deliveries=(first, second), queue_id="4A1")
     await queue.put(relayed, b"12345")
-    await queue.put(an_envelope(b"123", deliveries=(first,)), b"123")
+    direct = an_envelope(b"123", deliveries=(first,))
+    await queue.put(direct, b"123")
     await _lease(queue, most=1)
 
     assert await queue.backlog() == {
-        first.organisation_id: Backlog(2, 8, [("4A1", "a@mail.example.com")]),
-        second.organisation_id: Backlog(1, 5, [("4A1", "b@mail.example.com")]),
+        first.organisation_id: Backlog(
+            2,
+            8,
+            relayed=[("4A1", "a@mail.example.com")],
+            oldest=[(relayed.message_id(first), 5), (direct.message_id(first), 3)],
+        ),
+        second.organisation_id: Backlog(
+            1,
+            5,
+            relayed=[("4A1", "b@mail.example.com")],
+            oldest=[(relayed.message_id(second), 5)],
+        ),
     }

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from mailtape.domain.envelope import Envelope
-from mailtape.domain.ids import IngestId, OrganisationId
+from mailtape.domain.ids import IngestId, MessageId, OrganisationId
 from mailtape.ports.counters import Key
 
 
@@ -57,6 +57,13 @@ class Backlog:
     """Raw bytes."""
     relayed: list[Key] = field(default_factory=list)
     """Queue id and recipient of what a relay handed over."""
+    oldest: list[tuple[MessageId, int]] = field(default_factory=list)
+    """Id and raw bytes of up to `MOST_OLDEST` messages. What a dead process was about to
+    acknowledge is among them, and may have its row already."""
+
+
+MOST_OLDEST = 10_000
+"""Many times what workers hold: a mail to a thousand recipients is a thousand messages."""
 
 
 class Queue(Protocol):

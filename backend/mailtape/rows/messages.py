@@ -81,6 +81,9 @@ class MessageKey(Row):
     deleted_at: Mapped[datetime] = mapped_column(index=True)
 
 
+_ASKED_AT_ONCE = 500
+"""Ids in one statement: each is a parameter, of which databases take some thousands."""
+
 Position = MessageId | int
 """Where a list stopped: the id of its last message or, in order of storing, its sequence."""
 
@@ -460,6 +463,20 @@ def _without_rows(
 def _same_millisecond(message_id: bytes) -> tuple[bytes, bytes]:
     """Bound the ids of what was accepted in the same millisecond (RFC 9562, section 5.7)."""
     return message_id[:6] + bytes(10), message_id[:6] + b"\xff" * 10
+
+
+def stored(
+    session: Session, organisation_id: OrganisationId, ids: Sequence[MessageId]
+) -> set[MessageId]:
+    """Tell which of these have a row."""
+    found: set[MessageId] = set()
+    for start in range(0, len(ids), _ASKED_AT_ONCE):
+        some = Message.id.in_(ids[start : start + _ASKED_AT_ONCE])
+        rows = session.scalars(
+            select(Message.id).where(Message.organisation_id == organisation_id, some)
+        )
+        found.update(MessageId(identity) for identity in rows)
+    return found
 
 
 def relayed(

@@ -2,7 +2,8 @@
 
 An organisation is read from the rows when it is first asked about; from then on memory is exact,
 because everything that is accepted passes here. Accepted mail that still waits in the queue is not
-in rows yet, so what waited at the start is added once, before anything is taken from the queue.
+in rows yet, so what waited at the start is added once, before anything is taken from the queue;
+save what has its row already, because a process was killed between storing and acknowledging it.
 What a relay handed over is read with its name, from both: after a restart, too, it may come again
 and is neither refused nor counted for that.
 
@@ -15,8 +16,9 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
-from mailtape.domain.ids import OrganisationId
+from mailtape.domain.ids import MessageId, OrganisationId
 from mailtape.domain.quota import Decision, Request, Usage, Verdict, decide
 from mailtape.domain.tier import Limits
 from mailtape.ports.counters import Key
@@ -174,12 +176,17 @@ class SqlCounters:
         return await asyncio.shield(opening)
 
     async def _read(self, organisation_id: OrganisationId, now: datetime) -> _Account:
-        (emails, storage_bytes), relayed = await self._database.read(
-            _used_and_relayed, organisation_id, _month(now)
+        waiting = self._waiting.get(organisation_id, Backlog())
+        found = await self._database.read(_look_up, organisation_id, _month(now), waiting.oldest)
+        self._waiting.pop(organisation_id, None)
+        emails, storage_bytes = found.used
+        twice = [octets for identity, octets in waiting.oldest if identity in found.stored]
+        account = _Account(
+            _month(now),
+            emails + waiting.messages - len(twice),
+            storage_bytes + waiting.octets - sum(twice),
         )
-        waiting = self._waiting.pop(organisation_id, Backlog())
-        account = _Account(_month(now), emails + waiting.messages, storage_bytes + waiting.octets)
-        for key in (*relayed, *waiting.relayed):
+        for key in (*found.relayed, *waiting.relayed):
             account.remember(key, now)
         self._accounts[organisation_id] = account
         return account
@@ -191,13 +198,26 @@ def _used(session: Session, organisation_id: OrganisationId, period: str) -> tup
     return (month.emails if month else 0), (organisation.storage_bytes if organisation else 0)
 
 
-def _used_and_relayed(
-    session: Session, organisation_id: OrganisationId, period: str
-) -> tuple[tuple[int, int], list[Key]]:
+class _Found(NamedTuple):
+    """What the rows say of an organisation when it is first asked about."""
+
+    used: tuple[int, int]
+    relayed: list[Key]
+    stored: set[MessageId]
+    """What waits in the queue all the same."""
+
+
+def _look_up(
+    session: Session,
+    organisation_id: OrganisationId,
+    period: str,
+    waiting: Sequence[tuple[MessageId, int]],
+) -> _Found:
     within = timedelta(seconds=_REMEMBERED_SECONDS)
-    return (
+    return _Found(
         _used(session, organisation_id, period),
         messages.relayed(session, organisation_id, within, _MOST_READ),
+        messages.stored(session, organisation_id, [identity for identity, _ in waiting]),
     )
 
 

@@ -27,7 +27,7 @@ import msgspec
 from mailtape.domain.envelope import Envelope, Protocol
 from mailtape.domain.errors import StoreFull
 from mailtape.domain.ids import IngestId, OrganisationId
-from mailtape.ports.queue import Backlog, Leased, Parked, QueueDepth
+from mailtape.ports.queue import MOST_OLDEST, Backlog, Leased, Parked, QueueDepth
 from mailtape.rows.database import BLOB_PAGE_OCTETS, driver_errors, prepare, shrink
 from mailtape.rows.writing_thread import WritingThread
 
@@ -378,13 +378,17 @@ class SqliteQueue:
 
     def _count_backlog(self) -> dict[OrganisationId, Backlog]:
         backlogs: defaultdict[OrganisationId, Backlog] = defaultdict(Backlog)
-        query = "SELECT ingest_id, envelope, length(raw) FROM mail WHERE parked IS NULL"
+        query = (
+            "SELECT ingest_id, envelope, length(raw) FROM mail WHERE parked IS NULL ORDER BY number"
+        )
         for ingest_id, encoded, size in self._reader.execute(query):
             envelope = _envelope(encoded, ingest_id, size)
             for delivery in envelope.deliveries:
                 backlog = backlogs[delivery.organisation_id]
                 backlog.messages += 1
                 backlog.octets += size
+                if len(backlog.oldest) < MOST_OLDEST:
+                    backlog.oldest.append((envelope.message_id(delivery), size))
                 if envelope.queue_id:
                     backlog.relayed.append((envelope.queue_id, delivery.recipient))
         return dict(backlogs)
