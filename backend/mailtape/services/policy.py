@@ -98,18 +98,20 @@ async def _judge(quota: Quota, request: PolicyRequest, recipient: str) -> Decisi
 
 
 def _mailbox(recipient: str, domain: str) -> str | None:
-    """Write a recipient as the wire writes it; None when it is no address.
+    """Write a recipient as LMTP writes it, which looks for what is held by it.
 
     Postfix takes the quotes off a local part: `"a b"@example.org` comes as `a b@example.org`.
+    None when it is no address.
     """
     if _NOT_UTF8 in recipient:
         return None
     try:
-        return address.forward_path(recipient, postmaster_at=domain, smtputf8=True)
+        path = address.forward_path(recipient, postmaster_at=domain, smtputf8=True)
     except Invalid:
         local, _, rest = recipient.rpartition("@")
         escaped = local.replace("\\", "\\\\").replace('"', '\\"')
         try:
-            return address.mailbox(f'"{escaped}"@{rest}', smtputf8=True)
+            path = address.mailbox(f'"{escaped}"@{rest}', smtputf8=True)
         except Invalid:
             return None
+    return address.normalise(path)
