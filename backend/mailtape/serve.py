@@ -287,9 +287,12 @@ async def _counting(
 ) -> AsyncIterator[None]:
     """Keep the counters true to the rows, and tell organisations what was refused."""
 
-    async def reconcile() -> int:
+    async def is_empty() -> bool:
         depth = await stores.queue.depth()
-        return 0 if depth.waiting or depth.leased else await counters.reconcile(_now())
+        return not (depth.waiting or depth.leased)
+
+    async def reconcile() -> int:
+        return await counters.reconcile(_now(), is_empty)
 
     async def tell() -> int:
         return await refusals.flush(stores.database, wakeups, _now())

@@ -13,7 +13,7 @@ that was recognised as a duplicate or parked stops counting.
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -145,11 +145,13 @@ class SqlCounters:
         """See `ports.counters`."""
         return (await self._account(organisation_id, now)).used()
 
-    async def reconcile(self, now: datetime) -> int:
-        """Read the rows again; call it when nothing waits in the queue. Tells how many differed."""
+    async def reconcile(self, now: datetime, is_empty: Callable[[], Awaitable[bool]]) -> int:
+        """Read the rows again if nothing waits in the queue; tell how many differed."""
+        known = [(*each, each[1].changes) for each in self._accounts.items()]
+        if not await is_empty():  # after the changes were noted: what comes later is in no row
+            return 0
         differed = 0
-        for organisation_id, account in list(self._accounts.items()):
-            before = account.changes
+        for organisation_id, account, before in known:
             emails, storage_bytes = await self._database.read(_used, organisation_id, _month(now))
             if account.changes != before or account.period != _month(now):
                 continue  # something was accepted meanwhile: the next look will tell
