@@ -63,6 +63,8 @@ _KEEP_ALIVE_SECONDS = 75
 _TRIM_SECONDS = 30.0
 _FLUSH_SECONDS = 5.0
 _RECONCILE_SECONDS = 5.0
+_MOST_LOOKED_THROUGH = 500
+"""Waiting mails, to find out whose they are: some milliseconds in which none can be leased."""
 _SWEEP_SECONDS = 3600.0
 _TIDY_SECONDS = 60.0
 _FILES_SECONDS = 5.0
@@ -287,12 +289,11 @@ async def _counting(
 ) -> AsyncIterator[None]:
     """Keep the counters true to the rows, and tell organisations what was refused."""
 
-    async def is_empty() -> bool:
-        depth = await stores.queue.depth()
-        return not (depth.waiting or depth.leased)
-
     async def reconcile() -> int:
-        return await counters.reconcile(_now(), is_empty)
+        depth = await stores.queue.depth()
+        if depth.waiting + depth.leased > _MOST_LOOKED_THROUGH:
+            return 0
+        return await counters.reconcile(_now(), stores.queue.backlog)
 
     async def tell() -> int:
         return await refusals.flush(stores.database, wakeups, _now())

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import random
+import tracemalloc
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -14,6 +15,7 @@ from mailtape.domain.quota import Reason
 from mailtape.domain.tier import Limits
 from mailtape.ports.counters import Counters, Key
 from mailtape.ports.queue import Backlog
+from mailtape.stores import sql_counters
 from mailtape.stores.sql_counters import SqlCounters
 from postroom import a_mail, deliver, deliver_envelope
 
@@ -34,8 +36,8 @@ def _key(number: int, recipient: str = "a@mail.example.com") -> Key:
     return (f"transaction-{number}", recipient)
 
 
-async def _nothing_waits() -> bool:
-    return True
+async def _nothing_waits() -> set[OrganisationId]:
+    return set()
 
 
 async def _granted(
@@ -134,6 +136,64 @@ async def test_a_reservation_that_nobody_comes_back_for_runs_out(
     later = await counters.reserve(acme, limits, _key(2), 10, NOW + timedelta(seconds=601))
 
     assert (soon.accepted, later.accepted) == (False, True)
+
+
+async def test_what_is_held_anew_is_held_as_long_as_anything(
+    counters: Counters, acme: OrganisationId
+) -> None:
+    limits = Limits(emails_per_month=1)
+    await counters.reserve(acme, limits, _key(1), 10, NOW)
+    await counters.release(acme, [_key(1)])
+    await counters.reserve(acme, limits, _key(1), 10, NOW + timedelta(seconds=500))
+
+    soon = await counters.reserve(acme, limits, _key(2), 10, NOW + timedelta(seconds=1099))
+    later = await counters.reserve(acme, limits, _key(2), 10, NOW + timedelta(seconds=1101))
+
+    assert (soon.accepted, later.accepted) == (False, True)
+
+
+async def test_a_mail_that_took_so_long_that_others_have_its_room_does_not_fit(
+    counters: Counters, acme: OrganisationId
+) -> None:
+    limits, late = Limits(emails_per_month=1), NOW + timedelta(seconds=601)
+    await counters.reserve(acme, limits, _key(1), 10, NOW)
+    await counters.reserve(acme, limits, _key(2), 10, late)
+
+    assert (await counters.fits(acme, limits, _key(1), 10, late)).reason == Reason.MONTHLY_MAILS
+    await counters.release(acme, [_key(2)])
+    assert (await counters.fits(acme, limits, _key(1), 10, late)).accepted
+    assert (await counters.usage(acme, late)).reserved_emails == 1
+
+
+async def test_what_was_given_back_and_is_held_again_has_its_whole_time(
+    counters: Counters, acme: OrganisationId
+) -> None:
+    limits = Limits(emails_per_month=1)
+    await counters.reserve(acme, limits, _key(1), 10, NOW)
+    await counters.release(acme, [_key(1)])
+    await counters.reserve(acme, limits, _key(1), 10, NOW + timedelta(seconds=300))
+
+    soon = await counters.reserve(acme, limits, _key(2), 10, NOW + timedelta(seconds=899))
+    later = await counters.reserve(acme, limits, _key(2), 10, NOW + timedelta(seconds=901))
+
+    assert (soon.accepted, later.accepted) == (False, True)
+
+
+async def test_those_who_come_and_go_leave_nothing_in_memory(
+    counters: Counters, acme: OrganisationId
+) -> None:
+    async def come_and_go(number: int) -> None:
+        await counters.reserve(acme, Limits(emails_per_month=1), _key(number), 10, NOW)
+        await counters.release(acme, [_key(number)])
+
+    await come_and_go(0)
+    tracemalloc.start()
+    try:
+        for number in range(10_000):
+            await come_and_go(number)
+        assert tracemalloc.get_traced_memory()[0] < 100_000, "octets, of a million otherwise"
+    finally:
+        tracemalloc.stop()
 
 
 async def test_a_late_commit_counts_all_the_same(counters: Counters, acme: OrganisationId) -> None:
@@ -252,12 +312,12 @@ async def test_reconciling_forgets_nothing_that_is_accepted_after_the_queue_was_
     for organisation_id in (acme, other):
         await counters.usage(organisation_id, now)
 
-    async def is_empty() -> bool:
+    async def nothing_waited() -> set[OrganisationId]:
         for organisation_id in (acme, other):  # and this one waits in the queue
             await counters.commit(organisation_id, [_key(1)], 100, now)
-        return True
+        return set()
 
-    await counters.reconcile(now, is_empty)
+    await counters.reconcile(now, nothing_waited)
 
     for organisation_id in (acme, other):
         assert (await counters.usage(organisation_id, now)).emails == 1
@@ -275,3 +335,45 @@ async def test_reconciling_takes_the_rows_word_for_it(
 
     usage = await counters.usage(acme, now)
     assert (usage.emails, usage.storage_bytes) == (1, len(a_mail()))
+
+
+async def test_reconciling_spares_whose_mail_waits_and_nobody_else(
+    installation: Installation, counters: SqlCounters, acme: OrganisationId
+) -> None:
+    now = installation.clock()
+    busy = await installation.an_organisation("busy")
+    for organisation_id in (acme, busy):
+        await counters.commit(organisation_id, [_key(1)], 100, now)
+
+    async def waiting() -> set[OrganisationId]:
+        return {busy}
+
+    assert await counters.reconcile(now, waiting) == 1
+
+    assert [(await counters.usage(each, now)).emails for each in (acme, busy)] == [0, 1]
+
+
+async def test_nothing_is_kept_for_ever_of_whom_nobody_asks_about(
+    installation: Installation, counters: SqlCounters, acme: OrganisationId
+) -> None:
+    now = installation.clock()
+    await counters.reserve(acme, Limits(), _key(1), 10, now)
+    await counters.commit(acme, [_key(2)], 10, now)
+
+    await counters.reconcile(now + timedelta(hours=2), _nothing_waits)
+
+    account = counters._accounts[acme]
+    kept = (account.reserved, account.committed, account.expiring, account.forgetting)
+    assert [len(each) for each in kept] == [0, 0, 0, 0]
+
+
+async def test_no_more_than_so_many_are_remembered(
+    counters: SqlCounters, acme: OrganisationId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sql_counters, "_MOST_REMEMBERED", 10)
+
+    await counters.commit(acme, [_key(number) for number in range(25)], 1, NOW)
+
+    account = counters._accounts[acme]
+    assert list(account.committed) == [_key(number) for number in range(15, 25)]
+    assert len(account.forgetting) == 10

@@ -45,7 +45,8 @@ class Counters(Protocol):
         """Decide on a mail that is here whole, by its true size.
 
         What is held for a mail that fits is that size from now on: the next one must not be
-        promised the same room before this one is committed.
+        promised the same room before this one is committed. A mail that nothing is held for any
+        more is decided on as a new one.
 
         Raises:
             Unavailable: it cannot be told.

@@ -7,13 +7,13 @@ save what has its row already, because a process was killed between storing and 
 What a relay handed over is read with its name, from both: after a restart, too, it may come again
 and is neither refused nor counted for that.
 
-`reconcile` reads the rows again whenever the queue is empty: so deletions give room back, and mail
-that was recognised as a duplicate or parked stops counting.
+`reconcile` reads the rows of those again who have nothing in the queue: so deletions give room
+back, and mail that was recognised as a duplicate or parked stops counting.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -27,9 +27,12 @@ from mailtape.rows import messages, organisations, usage
 from mailtape.rows.database import Database, Session
 
 _RESERVED_SECONDS = 600
-"""Longer than a sender may take from RCPT to the end of DATA and Postfix to hand the mail over."""
+"""Longer than senders take from RCPT to the end of DATA, and Postfix to hand the mail over; what
+takes longer all the same is decided on again."""
 _REMEMBERED_SECONDS = 3600
 """How long a key is known to be committed: a retry of Postfix comes much sooner."""
+_MOST_REMEMBERED = 100_000
+"""Of one organisation; beyond it the oldest are forgotten sooner."""
 _MOST_READ = 10_000
 """Messages of an organisation that are looked at for such keys when it is first asked about: a
 relay repeats what was on its way when we ended, and the first question must not wait long."""
@@ -43,8 +46,8 @@ class _Account:
     emails: int
     storage_bytes: int
     arrival_us: int = 0
-    reserved: dict[Key, int] = field(default_factory=dict)
-    """Octets held for each."""
+    reserved: dict[Key, tuple[int, float]] = field(default_factory=dict)
+    """Octets held for each, and until when."""
     reserved_bytes: int = 0
     committed: dict[Key, None] = field(default_factory=dict)
     expiring: deque[tuple[float, Key]] = field(default_factory=deque)
@@ -65,11 +68,27 @@ class _Account:
         """Know for a while that this is counted."""
         self.committed[key] = None
         self.forgetting.append((now.timestamp() + _REMEMBERED_SECONDS, key))
+        if len(self.forgetting) > _MOST_REMEMBERED:
+            self.committed.pop(self.forgetting.popleft()[1], None)
+
+    def hold(self, key: Key, octets: int, until: float) -> None:
+        self.drop(key)
+        self.reserved[key] = octets, until
+        self.reserved_bytes += octets
 
     def drop(self, key: Key) -> None:
-        octets = self.reserved.pop(key, None)
-        if octets is not None:
-            self.reserved_bytes -= octets
+        held = self.reserved.pop(key, None)
+        if held is not None:
+            self.reserved_bytes -= held[0]
+
+    def expire(self, now: float) -> None:
+        """Let go of what nobody came back for; both queues are in order of time."""
+        while self.expiring and self.expiring[0][0] <= now:
+            _, key = self.expiring.popleft()
+            if key in self.reserved and self.reserved[key][1] <= now:  # else held anew since
+                self.drop(key)
+        while self.forgetting and self.forgetting[0][0] <= now:
+            self.committed.pop(self.forgetting.popleft()[1], None)
 
 
 class SqlCounters:
@@ -98,9 +117,9 @@ class SqlCounters:
         decision = decide(limits, account.used(), Request(octets), now)
         if decision.accepted:
             account.arrival_us = decision.arrival_us
-            account.reserved[key] = octets
-            account.reserved_bytes += octets
-            account.expiring.append((now.timestamp() + _RESERVED_SECONDS, key))
+            until = now.timestamp() + _RESERVED_SECONDS
+            account.hold(key, octets, until)
+            account.expiring.append((until, key))
         return decision
 
     async def fits(
@@ -111,13 +130,14 @@ class SqlCounters:
         if key in account.committed:
             return Decision(Verdict.ACCEPT)
         used = account.used()
-        others = used.reserved_bytes - account.reserved.get(key, 0)
-        decision = decide(
-            limits, replace(used, reserved_bytes=others), Request(octets, received=True), now
-        )
-        if decision.accepted and key in account.reserved:
-            account.reserved[key] = octets
-            account.reserved_bytes = others + octets
+        held, until = account.reserved.get(key, (0, 0.0))
+        others = replace(used, reserved_bytes=used.reserved_bytes - held)
+        decision = decide(limits, others, Request(octets, received=True), now)
+        if not decision.accepted:
+            return decision
+        if key not in account.reserved:  # it took so long that the room may be somebody else's
+            return await self.reserve(organisation_id, limits, key, octets, now)
+        account.hold(key, octets, until)
         return decision
 
     async def commit(
@@ -145,18 +165,26 @@ class SqlCounters:
         """See `ports.counters`."""
         return (await self._account(organisation_id, now)).used()
 
-    async def reconcile(self, now: datetime, is_empty: Callable[[], Awaitable[bool]]) -> int:
-        """Read the rows again if nothing waits in the queue; tell how many differed."""
+    async def reconcile(
+        self, now: datetime, waiting: Callable[[], Awaitable[Collection[OrganisationId]]]
+    ) -> int:
+        """Read the rows again; tell how many organisations differed.
+
+        Left for the next time are those that something is accepted for meanwhile, and those that
+        `waiting` names, because they have mail in the queue: theirs is not all in rows yet.
+        """
         known = [(*each, each[1].changes) for each in self._accounts.items()]
-        if not await is_empty():  # after the changes were noted: what comes later is in no row
-            return 0
+        busy = await waiting()  # after the changes were noted: what comes later is in no row
         differed = 0
         for organisation_id, account, before in known:
-            emails, storage_bytes = await self._database.read(_used, organisation_id, _month(now))
+            account.expire(now.timestamp())
+            if organisation_id in busy:
+                continue
+            used = await self._database.read(_used, organisation_id, _month(now))
             if account.changes != before or account.period != _month(now):
-                continue  # something was accepted meanwhile: the next look will tell
-            differed += (emails, storage_bytes) != (account.emails, account.storage_bytes)
-            account.emails, account.storage_bytes = emails, storage_bytes
+                continue
+            differed += used != (account.emails, account.storage_bytes)
+            account.emails, account.storage_bytes = used
         return differed
 
     async def _account(self, organisation_id: OrganisationId, now: datetime) -> _Account:
@@ -165,7 +193,7 @@ class SqlCounters:
             account = await self._open(organisation_id, now)
         if account.period != _month(now):
             account.period, account.emails = _month(now), 0
-        _expire(account, now.timestamp())
+        account.expire(now.timestamp())
         return account
 
     async def _open(self, organisation_id: OrganisationId, now: datetime) -> _Account:
@@ -225,11 +253,3 @@ def _look_up(
 
 def _month(now: datetime) -> str:
     return f"{now.year}-{now.month:02}"  # strftime would be a tenth of a policy check
-
-
-def _expire(account: _Account, now: float) -> None:
-    """Let go of what nobody came back for; both queues are in order of time."""
-    while account.expiring and account.expiring[0][0] <= now:
-        account.drop(account.expiring.popleft()[1])
-    while account.forgetting and account.forgetting[0][0] <= now:
-        account.committed.pop(account.forgetting.popleft()[1], None)
