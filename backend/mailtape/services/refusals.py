@@ -7,8 +7,9 @@ it: these are news, not accounts.
 """
 
 from collections import Counter
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from itertools import groupby
+from itertools import groupby, islice
 from typing import NamedTuple
 
 from mailtape.domain.event import RefusedMail
@@ -19,6 +20,8 @@ from mailtape.services.wakeups import Wakeups
 
 _MOST_GATHERED = 10_000
 """Different ones that wait to be written; what is beyond is refused without news of it."""
+_WRITTEN_AT_ONCE = 100
+"""A transaction: whoever waits for a 250 waits for one of these at the most."""
 
 
 class _What(NamedTuple):
@@ -55,13 +58,28 @@ class Refusals:
         this_minute = int(now.timestamp()) // 60
         over = sorted(what for what in self._gathered if ending or what.minute < this_minute)
         for organisation_id, whats in groupby(over, key=lambda what: what.organisation_id):
-            done = list(whats)
-            refused = [_refused(what, self._gathered[what]) for what in done]
-            await database.write_bulk(events.add_refusals, organisation_id, refused, now)
-            for what in done:
-                del self._gathered[what]
-            wakeups.announce(organisation_id)
+            for some in _in_lists(whats):
+                await self._write(database, organisation_id, some, now)
+                wakeups.announce(organisation_id)
         return len(over)
+
+    async def _write(
+        self, database: Database, organisation_id: OrganisationId, whats: list[_What], now: datetime
+    ) -> None:
+        # Taken out first: who is cancelled meanwhile cannot tell whether they were written, and
+        # what is refused meanwhile counts anew.
+        taken = {what: self._gathered.pop(what) for what in whats}
+        refused = [_refused(what, count) for what, count in taken.items()]
+        try:
+            await database.write_bulk(events.add_refusals, organisation_id, refused, now)
+        except Exception:
+            self._gathered.update(taken)
+            raise
+
+
+def _in_lists(whats: Iterator[_What]) -> Iterator[list[_What]]:
+    while some := list(islice(whats, _WRITTEN_AT_ONCE)):
+        yield some
 
 
 def _refused(what: _What, count: int) -> RefusedMail:
