@@ -165,20 +165,6 @@ async def test_a_mail_that_took_so_long_that_others_have_its_room_does_not_fit(
     assert (await counters.usage(acme, late)).reserved_emails == 1
 
 
-async def test_what_was_given_back_and_is_held_again_has_its_whole_time(
-    counters: Counters, acme: OrganisationId
-) -> None:
-    limits = Limits(emails_per_month=1)
-    await counters.reserve(acme, limits, _key(1), 10, NOW)
-    await counters.release(acme, [_key(1)])
-    await counters.reserve(acme, limits, _key(1), 10, NOW + timedelta(seconds=300))
-
-    soon = await counters.reserve(acme, limits, _key(2), 10, NOW + timedelta(seconds=899))
-    later = await counters.reserve(acme, limits, _key(2), 10, NOW + timedelta(seconds=901))
-
-    assert (soon.accepted, later.accepted) == (False, True)
-
-
 async def test_those_who_come_and_go_leave_nothing_in_memory(
     counters: Counters, acme: OrganisationId
 ) -> None:
@@ -363,8 +349,8 @@ async def test_nothing_is_kept_for_ever_of_whom_nobody_asks_about(
     await counters.reconcile(now + timedelta(hours=2), _nothing_waits)
 
     account = counters._accounts[acme]
-    kept = (account.reserved, account.committed, account.expiring, account.forgetting)
-    assert [len(each) for each in kept] == [0, 0, 0, 0]
+    kept = (account.reserved, account.committed, account.forgetting)
+    assert [len(each) for each in kept] == [0, 0, 0]
 
 
 async def test_no_more_than_so_many_are_remembered(

@@ -12,7 +12,7 @@ back, and mail that was recognised as a duplicate or parked stops counting.
 """
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -46,11 +46,10 @@ class _Account:
     emails: int
     storage_bytes: int
     arrival_us: int = 0
-    reserved: dict[Key, tuple[int, float]] = field(default_factory=dict)
-    """Octets held for each, and until when."""
+    reserved: OrderedDict[Key, tuple[int, float]] = field(default_factory=OrderedDict)
+    """Octets held for each, and until when; in the order of that time."""
     reserved_bytes: int = 0
     committed: dict[Key, None] = field(default_factory=dict)
-    expiring: deque[tuple[float, Key]] = field(default_factory=deque)
     forgetting: deque[tuple[float, Key]] = field(default_factory=deque)
     changes: int = 0
     """Raised by every commit: a look at the rows that one overlaps is void."""
@@ -72,9 +71,9 @@ class _Account:
             self.committed.pop(self.forgetting.popleft()[1], None)
 
     def hold(self, key: Key, octets: int, until: float) -> None:
-        self.drop(key)
-        self.reserved[key] = octets, until
-        self.reserved_bytes += octets
+        before, _ = self.reserved.get(key, (0, 0.0))
+        self.reserved[key] = octets, until  # where it stood, when it is held already
+        self.reserved_bytes += octets - before
 
     def drop(self, key: Key) -> None:
         held = self.reserved.pop(key, None)
@@ -82,11 +81,12 @@ class _Account:
             self.reserved_bytes -= held[0]
 
     def expire(self, now: float) -> None:
-        """Let go of what nobody came back for; both queues are in order of time."""
-        while self.expiring and self.expiring[0][0] <= now:
-            _, key = self.expiring.popleft()
-            if key in self.reserved and self.reserved[key][1] <= now:  # else held anew since
-                self.drop(key)
+        """Let go of what nobody came back for."""
+        while self.reserved:
+            key, (_, until) = next(iter(self.reserved.items()))
+            if until > now:
+                break
+            self.drop(key)
         while self.forgetting and self.forgetting[0][0] <= now:
             self.committed.pop(self.forgetting.popleft()[1], None)
 
@@ -117,9 +117,7 @@ class SqlCounters:
         decision = decide(limits, account.used(), Request(octets), now)
         if decision.accepted:
             account.arrival_us = decision.arrival_us
-            until = now.timestamp() + _RESERVED_SECONDS
-            account.hold(key, octets, until)
-            account.expiring.append((until, key))
+            account.hold(key, octets, now.timestamp() + _RESERVED_SECONDS)
         return decision
 
     async def fits(
