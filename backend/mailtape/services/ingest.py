@@ -9,7 +9,7 @@ from mailtape.domain import address
 from mailtape.domain.envelope import Protocol
 from mailtape.domain.errors import Conflict, Refused, Unavailable
 from mailtape.domain.ids import IngestId, OrganisationId
-from mailtape.domain.quota import Reason, refusal
+from mailtape.domain.quota import MALFORMED_ADDRESS, Reason, refusal
 from mailtape.ports.queue import Queue
 from mailtape.rows import receipts
 from mailtape.rows.database import Database
@@ -17,8 +17,6 @@ from mailtape.services import intake
 from mailtape.services.quota import Judged, Quota
 
 ACCEPTED = "accepted"
-
-_MALFORMED = "501 5.1.3 Malformed address, write <name@domain>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +151,6 @@ async def _judge(quota: Quota, given: str, transaction: str, octets: int) -> Jud
 def _status(given: str, judged: Judged | None) -> RecipientStatus:
     """Say what became of a recipient, in the words of SMTP."""
     if judged is None:
-        return RecipientStatus(given, _MALFORMED)
+        return RecipientStatus(given, str(MALFORMED_ADDRESS))
     refused = refusal(judged.decision)
-    if refused is None:
-        return RecipientStatus(given, ACCEPTED)
-    return RecipientStatus(given, f"{refused.code} {refused.enhanced} {refused.text}")
+    return RecipientStatus(given, ACCEPTED if refused is None else str(refused))
