@@ -73,7 +73,8 @@ class Quota:
             return Judged(address, Decision(Verdict.NEVER, Reason.ADDRESS_UNKNOWN), None)
         except Forbidden:
             return Judged(address, Decision(Verdict.NEVER, Reason.ORGANISATION_SUSPENDED), None)
-        except Unavailable:
+        except Unavailable as error:
+            log.warning("quota.cannot_decide", why=str(error))
             return Judged(address, _CANNOT_DECIDE, None)
         except Exception:
             log.exception("quota.failed")
@@ -97,9 +98,12 @@ class Quota:
         return decisions
 
     async def commit(self, transaction: str, judged: Sequence[Judged], octets: int) -> None:
-        """Count a mail for these recipients: it is safe."""
-        for organisation_id, keys in self._counted(transaction, judged):
-            await self._counters.commit(organisation_id, keys, octets, self._clock())
+        """Count a mail for these recipients: it is safe, and its sender hears so in any case."""
+        try:
+            for organisation_id, keys in self._counted(transaction, judged):
+                await self._counters.commit(organisation_id, keys, octets, self._clock())
+        except Exception:
+            log.exception("quota.mail_not_counted")
 
     async def release(self, transaction: str, judged: Sequence[Judged]) -> None:
         """Give back what was held for these recipients: no mail of theirs will come."""
@@ -139,7 +143,8 @@ class Quota:
                 octets,
                 self._clock(),
             )
-        except Unavailable:
+        except Unavailable as error:
+            log.warning("quota.cannot_decide", why=str(error))
             return _CANNOT_DECIDE
 
     def _note(self, destination: Destination, decision: Decision) -> None:

@@ -5,9 +5,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+from structlog.testing import capture_logs
 
 from installation import DOMAIN, Installation
 from mailtape.domain.address import normalise
+from mailtape.domain.errors import Unavailable
 from mailtape.domain.ids import OrganisationId
 from mailtape.domain.policy import PolicyRequest, action
 from mailtape.domain.quota import Usage
@@ -258,3 +260,16 @@ async def test_what_goes_wrong_is_put_off(installation: Installation) -> None:
     quota = Quota(parts.recipients, SqlCounters(parts.database), Refusals(), broken_clock)
 
     assert await patiently_checked(quota, RCPT) == CANNOT_TELL
+
+
+async def test_why_it_could_not_be_decided_stands_in_the_log(installation: Installation) -> None:
+    failing = Directory(Unavailable("The database cannot be used at the moment."))
+    counters = SqlCounters(installation.parts.database)
+    quota = Quota(failing, counters, Refusals(), installation.clock)
+
+    with capture_logs() as logs:
+        assert await patiently_checked(quota, RCPT) == CANNOT_TELL
+
+    (line,) = logs
+    assert line["event"] == "quota.cannot_decide"
+    assert line["why"] == "The database cannot be used at the moment."
