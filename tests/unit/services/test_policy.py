@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+from sqlalchemy import event
 from structlog.testing import capture_logs
 
 from installation import DOMAIN, Installation
@@ -273,3 +274,32 @@ async def test_why_it_could_not_be_decided_stands_in_the_log(installation: Insta
     (line,) = logs
     assert line["event"] == "quota.cannot_decide"
     assert line["why"] == "The database cannot be used at the moment."
+
+
+@pytest.mark.parametrize("desk", [Limits(emails_per_month=1)], indirect=True)
+async def test_nothing_is_written_while_a_server_waits_for_its_answer(
+    installation: Installation, desk: Desk
+) -> None:
+    written: list[object] = []
+
+    def begins(connection: object) -> None:
+        written.append(connection)
+
+    database = installation.parts.database
+    event.listen(database._writer, "begin", begins)
+    answers = [
+        await desk.asked(each)
+        for each in (
+            RCPT,
+            replace(RCPT, instance="mail-2"),
+            replace(RCPT, recipient="nobody@elsewhere.example"),
+            replace(RCPT, protocol_state="DATA", queue_id="4XyzQ"),
+            replace(RCPT, protocol_state="END-OF-MESSAGE", size=10),
+        )
+    ]
+    assert answers == [ACCEPTED, USED_UP, NO_SUCH_ADDRESS, ACCEPTED, ACCEPTED]
+    assert written == []
+
+    await database.write(tiers.ensure, Tier("another", Limits(), frozenset()))
+    event.remove(database._writer, "begin", begins)
+    assert written, "a transaction that writes is seen"
