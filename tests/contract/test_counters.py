@@ -339,6 +339,18 @@ async def test_reconciling_spares_whose_mail_waits_and_nobody_else(
     assert [(await counters.usage(each, now)).emails for each in (acme, busy)] == [0, 1]
 
 
+async def test_reconciling_goes_on_for_who_has_had_no_mail_since_last_month(
+    counters: SqlCounters, acme: OrganisationId
+) -> None:
+    next_month = NOW + timedelta(days=30)
+    await counters.commit(acme, [_key(1)], 100, NOW)  # and then it was deleted
+
+    assert await counters.reconcile(next_month, _nothing_waits) == 1
+
+    usage = await counters.usage(acme, next_month)
+    assert (usage.emails, usage.storage_bytes) == (0, 0)
+
+
 async def test_nothing_is_kept_for_ever_of_whom_nobody_asks_about(
     installation: Installation, counters: SqlCounters, acme: OrganisationId
 ) -> None:

@@ -173,15 +173,16 @@ class SqlCounters:
         """
         known = [(*each, each[1].changes) for each in self._accounts.items()]
         busy = await waiting()  # after the changes were noted: what comes later is in no row
-        differed = 0
+        differed, month = 0, _month(now)
         for organisation_id, account, before in known:
             account.expire(now.timestamp())
             if organisation_id in busy:
                 continue
-            used = await self._database.read(_used, organisation_id, _month(now))
-            if account.changes != before or account.period != _month(now):
+            used = await self._database.read(_used, organisation_id, month)
+            if account.changes != before or account.period > month:
                 continue
             differed += used != (account.emails, account.storage_bytes)
+            account.period = month
             account.emails, account.storage_bytes = used
         return differed
 
