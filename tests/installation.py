@@ -115,6 +115,7 @@ def settings(**changes: object) -> ApiSettings:
         "domain": DOMAIN,
         "backend_url": "http://127.0.0.1:8025",
         "sessions": SessionRules(overlap=OVERLAP),
+        "policy_answer_seconds": 30.0,  # a busy machine is no reason to put a question off
     }
     return ApiSettings(**(chosen | changes))  # type: ignore[arg-type]
 

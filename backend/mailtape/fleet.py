@@ -18,7 +18,7 @@ import uvloop
 from mailtape.api.main import create_app
 from mailtape.data_folder import DataFolder
 from mailtape.opening import Stores, opened
-from mailtape.roles import jobs, listening, mail, metrics, process, upkeep, web, work
+from mailtape.roles import jobs, listening, mail, metrics, policy, process, upkeep, web, work
 from mailtape.roles.listening import Door
 from mailtape.rows import organisations
 from mailtape.services import health
@@ -28,7 +28,6 @@ from mailtape.services.recipients import Recipients
 from mailtape.services.refusals import Refusals
 from mailtape.services.tokens import Keys
 from mailtape.settings import HostPort, Settings
-from mailtape_policy.server import Server as PolicyServer
 
 
 def run(role: str, settings: Settings, folder: DataFolder, keys: Keys) -> None:
@@ -93,7 +92,7 @@ async def _policy(settings: Settings, folder: DataFolder, keys: Keys) -> None:  
     async with AsyncExitStack() as stack:
         stores = await stack.enter_async_context(opened(settings, folder))
         quota = (await stack.enter_async_context(_judging(settings, stores))).quota
-        server = PolicyServer(quota, domain=settings.domain)
+        server = policy.server(settings, quota)
         await _looked_after(settings, stack, {"rows": health.reading(stores.database)})
         addresses = await stack.enter_async_context(
             listening.listening(settings, {"policy": (server, settings.policy_listen)}, shared=True)
@@ -150,7 +149,8 @@ async def _judging(settings: Settings, stores: Stores) -> AsyncIterator[_Judging
     refusals = Refusals()
     telling = jobs.of_refusals(stores, refusals, stores.wakeups, _now)
     counting = stores.counting
-    async with upkeep.doing([telling, *jobs.of_counters(counting, _now)]):
+    last_words = jobs.last_refusals(stores, refusals, stores.wakeups, _now)
+    async with upkeep.doing([telling, *jobs.of_counters(counting, _now)], at_the_end=[last_words]):
         yield _Judging(recipients, Quota(recipients, counting.counters, refusals, _now))
 
 

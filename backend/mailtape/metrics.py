@@ -60,3 +60,8 @@ POLICY_ANSWERS = Counter(
     ["reason"],
     registry=REGISTRY,
 )
+POLICY_ACCEPTED_BLIND = Counter(
+    "mailtape_policy_accepted_blind",
+    "Questions that could not be decided and met no objection, as POLICY_WHEN_BLIND=accept says.",
+    registry=REGISTRY,
+)

@@ -42,6 +42,9 @@ from mailtape.stores.sql_limits import SqlFailureLimits
 from mailtape.stores.sqlite_queue import SqliteQueue
 from mailtape.stores.standby_counters import StandbyCounters
 
+_MOST_LOOKED_THROUGH = 500
+"""Waiting mails, to find out whose they are: some milliseconds in which none can be leased."""
+
 Upkeep: TypeAlias = Callable[[datetime], Awaitable[int]]
 """Done again and again; tells how much there was to do."""
 
@@ -232,7 +235,9 @@ async def _in_memory(database: Database, queue: SqliteQueue) -> Counting:
 
     async def reconcile(now: datetime) -> int:
         depth = await queue.depth()
-        return 0 if depth.waiting or depth.leased else await counters.reconcile(now)
+        if depth.waiting + depth.leased > _MOST_LOOKED_THROUGH:
+            return 0
+        return await counters.reconcile(now, queue.backlog)
 
     return Counting(counters, reconcile)
 

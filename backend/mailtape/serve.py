@@ -18,7 +18,7 @@ import uvloop
 from mailtape.api.main import create_app
 from mailtape.data_folder import DataFolder
 from mailtape.opening import opened
-from mailtape.roles import jobs, listening, mail, process, upkeep, web, work
+from mailtape.roles import jobs, listening, mail, policy, process, upkeep, web, work
 from mailtape.roles.listening import Door
 from mailtape.rows import organisations
 from mailtape.services.quota import Quota
@@ -26,7 +26,6 @@ from mailtape.services.recipients import Recipients
 from mailtape.services.refusals import Refusals
 from mailtape.services.tokens import Keys
 from mailtape.settings import HostPort, Settings
-from mailtape_policy.server import Server as PolicyServer
 
 
 def run(settings: Settings, folder: DataFolder, keys: Keys) -> None:
@@ -72,7 +71,10 @@ async def _serve(settings: Settings, folder: DataFolder, keys: Keys) -> None:
                     telling,
                     counting,
                 ],
-                at_the_end=[counting.run],
+                at_the_end=[
+                    counting.run,
+                    jobs.last_refusals(stores, refusals, parts.wakeups, _now),
+                ],
             )
         )
         server = await stack.enter_async_context(
@@ -83,7 +85,7 @@ async def _serve(settings: Settings, folder: DataFolder, keys: Keys) -> None:
                 mail.smtp(settings, folder, keys, stores.database, stores.queue, quota, _now),
                 settings.smtp_listen,
             ),
-            "policy": (PolicyServer(quota, domain=settings.domain), settings.policy_listen),
+            "policy": (policy.server(settings, quota), settings.policy_listen),
         }
         if settings.lmtp_listen is not None:
             doors["lmtp"] = (mail.lmtp(settings, stores.queue, quota), settings.lmtp_listen)

@@ -31,6 +31,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfigDict
 
 from mailtape.foreign_settings import name_faults
+from mailtape.mime.limits import DEADLINE_SECONDS
 
 KIB = 2**10
 MIB = 2**20
@@ -320,10 +321,25 @@ class Mail(_Section):
             " and wherever capture is off; a listener off loopback that captures must be told."
         ),
     )
+    policy_when_blind: Literal["defer", "accept"] = Field(
+        default="defer",
+        description=(
+            "What the policy daemon and `POST /policy/check` answer when they cannot decide: defer"
+            " is 451; accept is no objection, and then LMTP decides when it can. Known refusals and"
+            " the other doors are as ever."
+        ),
+    )
+    policy_max_connections: Annotated[int, Unit("connections")] = Field(
+        default=1000,
+        ge=1,
+        le=100_000,
+        description="Policy connections at a time, one a busy smtpd; further ones are hung up on.",
+    )
     lmtp_trusted: Networks = Field(
         default=(IPv4Network("127.0.0.0/8"), IPv6Network("::1/128")),
         description=(
-            "Networks that LMTP is taken from, and whose word on other clients (XFORWARD) is taken."
+            "Networks that may hand mail over by LMTP, and whose word on other clients (XFORWARD)"
+            " is taken."
         ),
     )
 
@@ -537,7 +553,7 @@ class Workers(_Section):
         description="Processes that parse mail; unset: one fewer than there are cores.",
     )
     worker_deadline_seconds: Seconds = Field(
-        default=30,
+        default=DEADLINE_SECONDS,
         ge=1,
         le=600,
         description=(

@@ -15,7 +15,6 @@ What the bytes mean is `protocol`'s to say; what is answered, and within which t
 
 import asyncio
 import math
-from collections import deque
 from functools import cache
 from typing import cast
 
@@ -34,6 +33,9 @@ IDLE_SECONDS = 600.0
 """Twice Postfix's smtpd_policy_service_max_idle: so it is Postfix that hangs up, and never asks in
 the moment in which we do."""
 _BACKLOG = 1024
+_SLICE = 4096
+"""Octets that are read into requests at a time. An empty request is one octet, so a whole read of
+them would be tens of megabytes and half a second in which nobody else has a turn."""
 _TURN = 64
 """Requests answered in a row before others have their turn."""
 
@@ -51,12 +53,14 @@ class Server:
         connections: int = 1000,
         idle_seconds: float = IDLE_SECONDS,
         answer_seconds: float = ANSWER_SECONDS,
+        accept_blind: bool = False,
     ) -> None:
         self.idle_seconds = idle_seconds
         self._quota = quota
         self._domain = domain
         self._most_connections = connections
         self._answer_seconds = answer_seconds
+        self._accept_blind = accept_blind
         self._open: set[Connection] = set()
         self._work: set[asyncio.Task[None]] = set()
         self._listener: asyncio.Server | None = None
@@ -106,7 +110,11 @@ class Server:
     async def answer(self, request: PolicyRequest) -> bytes:
         """Decide on a request; gives the reply as it is sent."""
         decision = await check(
-            self._quota, request, domain=self._domain, within=self._answer_seconds
+            self._quota,
+            request,
+            domain=self._domain,
+            within=self._answer_seconds,
+            accept_blind=self._accept_blind,
         )
         counted, answer = _answer_for(decision.verdict, decision.reason)
         counted.inc()
@@ -136,7 +144,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, server: Server) -> None:
         self._server = server
         self._reader = RequestReader()
-        self._waiting: deque[PolicyRequest] = deque()
+        self._arrived = bytearray()
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
         self._busy = False
@@ -160,19 +168,13 @@ class Connection(asyncio.Protocol):
             self.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Read requests and have them answered."""
+        """Have it read and answered."""
         if self._finishing:
             return
-        try:
-            self._waiting.extend(self._reader.feed(data))
-        except ProtocolError as error:
-            peer = self._transport.get_extra_info("peername")
-            log.warning("policy.malformed", fault=str(error), peer=str(peer))
-            self._waiting.extend(error.before)
-            self.finish()
+        self._arrived += data
         if self._busy:
             self._transport.pause_reading()
-        elif self._waiting:
+        else:
             self._busy = True
             self._server.hold(self._loop.create_task(self._answer()))
 
@@ -192,7 +194,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's name
         """Forget the peer. What was decided stands: it asks again for the same transaction."""
         self._gone = True
-        self._waiting.clear()
+        self._arrived.clear()
         self._writable.set()
         if self._alarm is not None:
             self._alarm.cancel()
@@ -203,7 +205,7 @@ class Connection(asyncio.Protocol):
     def finish(self) -> None:
         """Hang up, now or after the last reply."""
         self._finishing = True
-        if not self._busy and not self._waiting:
+        if not self._busy:
             self._transport.close()
 
     def abort(self) -> None:
@@ -214,8 +216,9 @@ class Connection(asyncio.Protocol):
     # The conversation.
 
     async def _answer(self) -> None:
+        answered = 0
         try:
-            await self._answer_each()
+            answered = await self._answer_each()
         except Exception:
             log.exception("policy.connection_failed")
             self.abort()
@@ -223,21 +226,38 @@ class Connection(asyncio.Protocol):
         if self._finishing or self._gone:
             self._transport.close()
             return
-        self._deadline = self._loop.time() + self._server.idle_seconds
+        if answered:  # the beginning of a request, come by drips, is none
+            self._deadline = self._loop.time() + self._server.idle_seconds
         self._transport.resume_reading()
 
-    async def _answer_each(self) -> None:
+    async def _answer_each(self) -> int:
+        """Answer what has come whole, in order; tell how many requests that were."""
         answered = 0
-        while self._waiting:
-            answer = await self._server.answer(self._waiting.popleft())
-            if self._gone:
-                return
-            self._transport.write(answer)
-            answered += 1
-            if not self._writable.is_set():
-                await self._writable.wait()
-            elif answered % _TURN == 0:
-                await asyncio.sleep(0)
+        while self._arrived:
+            for request in self._read():
+                answer = await self._server.answer(request)
+                if self._gone:
+                    return answered
+                self._transport.write(answer)
+                answered += 1
+                if not self._writable.is_set():
+                    await self._writable.wait()
+                elif answered % _TURN == 0:
+                    await asyncio.sleep(0)
+        return answered
+
+    def _read(self) -> list[PolicyRequest]:
+        """Read some of what has arrived; gives the requests that have become whole, in order."""
+        some = bytes(self._arrived[:_SLICE])
+        del self._arrived[:_SLICE]
+        try:
+            return self._reader.feed(some)
+        except ProtocolError as error:
+            peer = self._transport.get_extra_info("peername")
+            log.warning("policy.malformed", fault=str(error), peer=str(peer))
+            self._arrived.clear()
+            self._finishing = True
+            return error.before
 
     def _on_alarm(self) -> None:
         """Hang up on a peer that has asked nothing for long; one alarm, set again when early."""

@@ -9,8 +9,6 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
-import structlog
-
 from mailtape.domain.errors import Unauthenticated
 from mailtape.domain.quota import Decision
 from mailtape.ports.queue import Queue
@@ -19,8 +17,6 @@ from mailtape.services.quota import Judged
 from mailtape_ingest import replies
 from mailtape_ingest.events import Abandoned, Login, Mail, Recipient
 from mailtape_ingest.replies import Reply
-
-log = structlog.get_logger()
 
 
 class Handler(Protocol):
@@ -55,7 +51,7 @@ class Judge(Protocol):
         """Judge each again by the true size."""
 
     async def commit(self, transaction: str, judged: Sequence[Judged], octets: int) -> None:
-        """Count a mail that is safe."""
+        """Count a mail that is safe; raises nothing, for its sender must hear that it is."""
 
     async def release(self, transaction: str, judged: Sequence[Judged]) -> None:
         """Give back what was held."""
@@ -148,10 +144,7 @@ class MailHandler:
         except Exception:
             await self.abandoned(Abandoned(mail.transaction, tuple(kept), mail.queue_id))
             raise
-        try:
-            await self._quota.commit(mail.transaction, kept, len(mail.raw))
-        except Exception:  # the mail is safe, and its sender must hear so
-            log.exception("smtp.mail_not_counted")
+        await self._quota.commit(mail.transaction, kept, len(mail.raw))
 
 
 def _parted(

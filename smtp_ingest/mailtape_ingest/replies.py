@@ -40,6 +40,11 @@ class Reply:
         return self.code < 400
 
 
+@cache  # there are as many as `domain.quota` has reasons
+def _worded(refusal: Refusal) -> Reply:
+    return Reply(refusal.code, refusal.enhanced, refusal.text)
+
+
 # Done.
 GOODBYE = Reply(221, "2.0.0", "Goodbye")
 READY_FOR_TLS = Reply(220, "2.0.0", "Ready to start TLS")
@@ -74,8 +79,8 @@ BARE_LINE_END = Reply(500, "5.5.2", "Lines end with CR LF, and hold neither alon
 LINE_TOO_LONG = Reply(500, "5.5.2", "Line too long")
 UNKNOWN_COMMAND = Reply(500, "5.5.1", "Command not recognised")
 NOT_UTF8 = Reply(500, "5.5.2", "Not UTF-8")
-BAD_RECIPIENT = Reply(501, "5.1.3", "Malformed address, write <name@domain>")
-BAD_SENDER = Reply(501, "5.1.7", "Malformed address, write <name@domain>")
+BAD_RECIPIENT = _worded(quota.MALFORMED_ADDRESS)
+BAD_SENDER = Reply(501, "5.1.7", quota.MALFORMED_ADDRESS.text)
 BAD_ARGUMENTS = Reply(501, "5.5.4", "Syntax error in arguments")
 BAD_BASE64 = Reply(501, "5.5.2", "Not an AUTH response in base64")
 AUTH_CANCELLED = Reply(501, "5.7.0", "Authentication cancelled")
@@ -125,8 +130,3 @@ def for_decision(decision: Decision) -> Reply | None:
     """Say why a recipient is refused; None for one that is taken."""
     refusal = quota.refusal(decision)
     return None if refusal is None else _worded(refusal)
-
-
-@cache  # there are as many as `domain.quota` has reasons
-def _worded(refusal: Refusal) -> Reply:
-    return Reply(refusal.code, refusal.enhanced, refusal.text)

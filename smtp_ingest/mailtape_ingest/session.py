@@ -512,7 +512,7 @@ class Session(ABC, Generic[Destination]):
             return replies.BAD_ARGUMENTS
         # At least one octet: who declares nothing is not let in where nothing can be kept.
         if not self._budget.has_room(max(1, self._transaction.declared_octets)):
-            self._transaction = None
+            self._drop_transaction()
             return replies.NO_ROOM
         self._reader = DataReader(self._rules.message_octets, self._budget)
         self._phase = _Phase.DATA

@@ -1,7 +1,9 @@
 """What `ports.counters` promises, asked of every implementation."""
 
 import asyncio
+import dataclasses
 import random
+import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -11,17 +13,20 @@ import pytest
 
 import mysql
 import services
+from fakes import a_delivery, an_envelope
 from installation import Installation, Installed, open_installation
 from mailtape.domain.ids import OrganisationId
 from mailtape.domain.quota import Reason, Usage
 from mailtape.domain.tier import Limits
 from mailtape.ports.counters import Counters, Key
+from mailtape.stores import sql_counters
 from mailtape.stores.redis_connection import RedisConnection
 from mailtape.stores.redis_counters import RedisCounters
 from mailtape.stores.shared_sql_counters import SharedSqlCounters
 from mailtape.stores.sql_counters import SqlCounters
+from mailtape.stores.sqlite_queue import Backlog
 from mailtape.stores.standby_counters import StandbyCounters
-from postroom import QA, a_mail, deliver
+from postroom import QA, a_mail, deliver, deliver_envelope
 
 NOW = datetime(2026, 11, 15, 12, tzinfo=UTC)
 
@@ -97,6 +102,10 @@ def in_memory(installation: Installation) -> SqlCounters:
 
 def _key(number: int, recipient: str = "a@mail.example.com") -> Key:
     return (f"transaction-{number}", recipient)
+
+
+async def _nothing_waits() -> set[OrganisationId]:
+    return set()
 
 
 async def _granted(
@@ -196,6 +205,50 @@ async def test_a_reservation_that_nobody_comes_back_for_runs_out(
     later = await counters.reserve(acme, limits, _key(2), 10, NOW + timedelta(seconds=601))
 
     assert (soon.accepted, later.accepted) == (False, True)
+
+
+async def test_what_is_held_anew_is_held_as_long_as_anything(
+    counters: Counters, acme: OrganisationId
+) -> None:
+    limits = Limits(emails_per_month=1)
+    await counters.reserve(acme, limits, _key(1), 10, NOW)
+    await counters.release(acme, [_key(1)])
+    await counters.reserve(acme, limits, _key(1), 10, NOW + timedelta(seconds=500))
+
+    soon = await counters.reserve(acme, limits, _key(2), 10, NOW + timedelta(seconds=1099))
+    later = await counters.reserve(acme, limits, _key(2), 10, NOW + timedelta(seconds=1101))
+
+    assert (soon.accepted, later.accepted) == (False, True)
+
+
+async def test_a_mail_that_took_so_long_that_others_have_its_room_does_not_fit(
+    counters: Counters, acme: OrganisationId
+) -> None:
+    limits, late = Limits(emails_per_month=1), NOW + timedelta(seconds=601)
+    await counters.reserve(acme, limits, _key(1), 10, NOW)
+    await counters.reserve(acme, limits, _key(2), 10, late)
+
+    assert (await counters.fits(acme, limits, _key(1), 10, late)).reason == Reason.MONTHLY_MAILS
+    await counters.release(acme, [_key(2)])
+    assert (await counters.fits(acme, limits, _key(1), 10, late)).accepted
+    assert (await counters.usage(acme, late)).reserved_emails == 1
+
+
+async def test_those_who_come_and_go_leave_nothing_in_memory(
+    counters: Counters, acme: OrganisationId
+) -> None:
+    async def come_and_go(number: int) -> None:
+        await counters.reserve(acme, Limits(emails_per_month=1), _key(number), 10, NOW)
+        await counters.release(acme, [_key(number)])
+
+    await come_and_go(0)
+    tracemalloc.start()
+    try:
+        for number in range(10_000):
+            await come_and_go(number)
+        assert tracemalloc.get_traced_memory()[0] < 100_000, "octets, of a million otherwise"
+    finally:
+        tracemalloc.stop()
 
 
 async def test_a_late_commit_counts_all_the_same(counters: Counters, acme: OrganisationId) -> None:
@@ -298,6 +351,22 @@ async def test_a_mail_fits_beside_what_others_hold_and_not_beside_itself(
     assert (await counters.fits(acme, limits, _key(1), 71, NOW)).reason == Reason.STORAGE
 
 
+async def test_a_mail_that_fits_holds_its_true_size_until_it_is_counted(
+    counters: Counters, acme: OrganisationId
+) -> None:
+    limits = Limits(storage_bytes=100)
+    for number in (1, 2):
+        assert (await counters.reserve(acme, limits, _key(number), 0, NOW)).accepted
+
+    assert (await counters.fits(acme, limits, _key(1), 60, NOW)).accepted
+
+    assert (await counters.usage(acme, NOW)).reserved_bytes == 60
+    assert (await counters.fits(acme, limits, _key(2), 41, NOW)).reason == Reason.STORAGE
+    assert (await counters.fits(acme, limits, _key(2), 40, NOW)).accepted
+    await counters.release(acme, [_key(1)])
+    assert (await counters.usage(acme, NOW)).reserved_bytes == 40
+
+
 async def test_a_new_month_begins_at_nothing_but_what_is_kept(
     counters: Counters, acme: OrganisationId
 ) -> None:
@@ -322,12 +391,71 @@ async def test_begins_with_what_the_rows_say(
 async def test_memory_counts_what_waited_in_the_queue_at_the_start(
     installation: Installation, acme: OrganisationId
 ) -> None:
-    counters = SqlCounters(installation.parts.database, {acme: (3, 300)})
+    counters = SqlCounters(installation.parts.database, {acme: Backlog(3, 300)})
 
     await counters.start(NOW)
 
     usage = await counters.usage(acme, NOW)
     assert (usage.emails, usage.storage_bytes) == (3, 300)
+
+
+async def test_counts_once_what_was_stored_and_not_yet_taken_from_the_queue(
+    installation: Installation, acme: OrganisationId
+) -> None:
+    raw, now = a_mail(), installation.clock()
+    both = tuple(a_delivery(f"{name}@mail.example.com", acme) for name in "ab")
+    in_hand, waiting = an_envelope(raw, deliveries=both), an_envelope(raw, deliveries=both)
+    for envelope in (in_hand, waiting):
+        await installation.parts.queue.put(envelope, raw)
+    stored = dataclasses.replace(in_hand, deliveries=both[:1])  # then the process was killed
+    await deliver_envelope(installation, stored, raw)
+
+    counters = SqlCounters(installation.parts.database, await installation.parts.queue.backlog())
+    await counters.start(now)
+
+    usage = await counters.usage(acme, now)
+    assert (usage.emails, usage.storage_bytes) == (4, 4 * len(raw))
+
+
+async def test_knows_what_a_relay_had_handed_over_before_the_start(
+    installation: Installation, acme: OrganisationId
+) -> None:
+    raw, now = a_mail(), installation.clock()
+    stored = an_envelope(raw, deliveries=(a_delivery("a@mail.example.com", acme),), queue_id="4A1")
+    await deliver_envelope(installation, stored, raw)
+    waiting = Backlog(1, len(raw), [("4A2", "a@mail.example.com")])
+    counters = SqlCounters(installation.parts.database, {acme: waiting})
+    limits = Limits(emails_per_month=2, storage_bytes=2 * len(raw))
+
+    for key in (("4A1", "a@mail.example.com"), ("4A2", "a@mail.example.com")):
+        assert (await counters.reserve(acme, limits, key, len(raw), now)).accepted
+        assert (await counters.fits(acme, limits, key, len(raw), now)).accepted
+        await counters.commit(acme, [key], len(raw), now)
+    for key in (("4A3", "a@mail.example.com"), ("4A1", "b@mail.example.com")):
+        assert (await counters.reserve(acme, limits, key, 1, now)).reason == Reason.MONTHLY_MAILS
+
+    usage = await counters.usage(acme, now)
+    assert (usage.emails, usage.storage_bytes, usage.reserved_emails) == (2, 2 * len(raw), 0)
+
+
+async def test_reconciling_forgets_nothing_that_is_accepted_after_the_queue_was_seen_empty(
+    installation: Installation, acme: OrganisationId
+) -> None:
+    now, database = installation.clock(), installation.parts.database
+    other = await installation.an_organisation("other")
+    counters = SqlCounters(database)
+    for organisation_id in (acme, other):
+        await counters.usage(organisation_id, now)
+
+    async def nothing_waited() -> set[OrganisationId]:
+        for organisation_id in (acme, other):  # and this one waits in the queue
+            await counters.commit(organisation_id, [_key(1)], 100, now)
+        return set()
+
+    await counters.reconcile(now, nothing_waited)
+
+    for organisation_id in (acme, other):
+        assert (await counters.usage(organisation_id, now)).emails == 1
 
 
 @pytest.mark.parametrize("kind", ["memory"], indirect=True)
@@ -339,8 +467,62 @@ async def test_reconciling_takes_the_rows_word_for_it(
     await counters.commit(acme, [_key(1), _key(2)], 100, now)
     await deliver(installation, acme)
 
-    assert await counters.reconcile(now) == 1
-    assert await counters.reconcile(now) == 0
+    assert await counters.reconcile(now, _nothing_waits) == 1
+    assert await counters.reconcile(now, _nothing_waits) == 0
 
     usage = await counters.usage(acme, now)
     assert (usage.emails, usage.storage_bytes) == (1, len(a_mail()))
+
+
+async def test_reconciling_spares_whose_mail_waits_and_nobody_else(
+    installation: Installation, counters: SqlCounters, acme: OrganisationId
+) -> None:
+    now = installation.clock()
+    busy = await installation.an_organisation("busy")
+    for organisation_id in (acme, busy):
+        await counters.commit(organisation_id, [_key(1)], 100, now)
+
+    async def waiting() -> set[OrganisationId]:
+        return {busy}
+
+    assert await counters.reconcile(now, waiting) == 1
+
+    assert [(await counters.usage(each, now)).emails for each in (acme, busy)] == [0, 1]
+
+
+async def test_reconciling_goes_on_for_who_has_had_no_mail_since_last_month(
+    counters: SqlCounters, acme: OrganisationId
+) -> None:
+    next_month = NOW + timedelta(days=30)
+    await counters.commit(acme, [_key(1)], 100, NOW)  # and then it was deleted
+
+    assert await counters.reconcile(next_month, _nothing_waits) == 1
+
+    usage = await counters.usage(acme, next_month)
+    assert (usage.emails, usage.storage_bytes) == (0, 0)
+
+
+async def test_nothing_is_kept_for_ever_of_whom_nobody_asks_about(
+    installation: Installation, counters: SqlCounters, acme: OrganisationId
+) -> None:
+    now = installation.clock()
+    await counters.reserve(acme, Limits(), _key(1), 10, now)
+    await counters.commit(acme, [_key(2)], 10, now)
+
+    await counters.reconcile(now + timedelta(hours=2), _nothing_waits)
+
+    account = counters._accounts[acme]
+    kept = (account.reserved, account.committed, account.forgetting)
+    assert [len(each) for each in kept] == [0, 0, 0]
+
+
+async def test_no_more_than_so_many_are_remembered(
+    counters: SqlCounters, acme: OrganisationId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sql_counters, "_MOST_REMEMBERED", 10)
+
+    await counters.commit(acme, [_key(number) for number in range(25)], 1, NOW)
+
+    account = counters._accounts[acme]
+    assert list(account.committed) == [_key(number) for number in range(15, 25)]
+    assert len(account.forgetting) == 10

@@ -1,11 +1,14 @@
 """SIGTERM under load: what is under way is finished, everybody is told, nothing is lost."""
 
+import json
 import os
 import signal
 import socket
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -106,6 +109,53 @@ def test_what_hangs_is_waited_for_once_and_not_one_after_the_other(tmp_path: Pat
         served.start()
         inbox.wait_until_stored(30)
         assert inbox.subjects() == ["in a worker's hands"]
+
+
+def test_clients_stuck_within_their_mails_at_two_doors_are_waited_for_once(tmp_path: Path) -> None:
+    patience = 6
+    settings = {"DRAIN_TIMEOUT_SECONDS": str(patience)}
+    with (
+        serving(tmp_path / "var", tmp_path / "log", **settings) as served,
+        Line(served.smtp) as by_smtp,
+        Line(served.lmtp) as by_lmtp,
+    ):
+        by_smtp.hello()
+        by_lmtp.reply()
+        by_lmtp.say(b"LHLO relay.example.org")
+        for stuck in (by_smtp, by_lmtp):
+            assert stuck.begin().startswith(b"354")
+            stuck.socket.sendall(b"Subject: never to be finished\r\n")
+
+        asked = time.monotonic()
+        assert served.stop() == 0
+        took = time.monotonic() - asked
+
+    assert patience - 1 < took < 2 * patience - 1, "one after the other would be twice as long"
+
+
+def test_what_was_refused_in_the_last_minute_is_told_of_by_the_next_start(tmp_path: Path) -> None:
+    with serving(tmp_path / "var", tmp_path / "log") as served, reading(served) as inbox:
+        limits = '{"messages_per_minute": 0}'
+        with closing(sqlite3.connect(served.folder / "mailtape.sqlite3")) as rows, rows:
+            rows.execute("UPDATE tiers SET limits = ? WHERE name = 'unlimited'", (limits,))
+        with Line(served.smtp) as sender:
+            sender.hello()
+            for _ in range(3):
+                assert sender.begin().startswith(b"450 4.2.1")
+                sender.say(b"RSET")
+        assert served.stop() == 0
+        served.close()
+        served.start()
+
+        with inbox.client.stream("GET", "/events", headers={"Last-Event-ID": "0"}) as events:
+            deadline = time.monotonic() + 10
+            for line in events.iter_lines():  # a silent stream says now and then that it lives
+                assert time.monotonic() < deadline, "nothing is told"
+                if line.startswith("data:"):
+                    break
+        told = json.loads(line.removeprefix("data:"))
+
+    assert told["refused"]["count"] == 3, told
 
 
 def test_sigint_is_sigterm(tmp_path: Path) -> None:

@@ -217,6 +217,39 @@ def test_what_nobody_has_is_refused_before_there_is_a_mail(postfix: Postfix) -> 
     assert postfix.queued() == []
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        *("<postmaster>", "<Postmaster>", "postmaster", " <postmaster>", '<"postmaster">'),
+        *("<@relay.example:postmaster>", f"<postmaster@{DOMAIN}>"),
+    ],
+)
+def test_a_postmaster_without_a_domain_is_asked_about_as_ours(
+    postfix: Postfix, written: str
+) -> None:
+    """Postfix alone takes it without asking; here nobody has that address."""
+    with greeted(postfix) as line:
+        assert line.say(b"MAIL FROM:<%b>" % SENDER).startswith(b"250")
+
+        reply = line.say(b"RCPT TO:" + written.encode())
+
+    assert reply.startswith(b"550 5.1.1"), reply
+
+
+def test_a_postmaster_written_so_that_postfix_does_not_ask_is_refused_with_the_mail(
+    postfix: Postfix,
+) -> None:
+    with greeted(postfix) as line:
+        assert line.say(b"MAIL FROM:<%b>" % SENDER).startswith(b"250")
+        assert line.say(b"RCPT TO:<post\\master>").startswith(b"250")
+        assert line.say(b"DATA").startswith(b"354")
+        line.socket.sendall(stuffed(MAIL))
+
+        assert line.reply().startswith(b"550 5.")
+
+    assert postfix.queued() == []
+
+
 def test_a_mail_that_turns_out_too_large_is_refused_when_it_is_for_one(
     postfix: Postfix, local: Owner, small: Owner
 ) -> None:

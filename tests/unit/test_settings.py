@@ -14,6 +14,7 @@ from mailtape.settings import (
     is_weak,
     read_settings,
 )
+from mailtape_workers.parsers import ParserSettings
 
 ROOT = Path(__file__).parents[2]
 STRONG = {
@@ -292,3 +293,18 @@ def test_the_largest_mail_must_fit_into_what_may_be_under_way(env_file: Path) ->
     (fault,) = faults_of(env_file)
 
     assert fault.startswith("SMTP_MAX_BYTES_IN_FLIGHT is 20MiB")
+
+
+def test_a_worker_has_as_long_as_the_reference_says(env_file: Path) -> None:
+    assert ParserSettings().deadline_seconds == read_settings(env_file).worker_deadline_seconds
+
+
+def test_when_blind_is_one_of_two_words(env_file: Path) -> None:
+    assert read_settings(env_file).policy_when_blind == "defer"
+    env_file.write_text("POLICY_WHEN_BLIND=accept\n")
+    assert read_settings(env_file).policy_when_blind == "accept"
+
+    env_file.write_text("POLICY_WHEN_BLIND=reject\n")
+    (fault,) = faults_of(env_file)
+    assert "POLICY_WHEN_BLIND" in fault
+    assert "defer" in fault

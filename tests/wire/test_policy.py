@@ -7,6 +7,7 @@ or `CLOSED`, an empty line, the next request. `== a sentence` starts a connectio
 
 import asyncio
 import contextlib
+import gc
 import random
 import re
 import socket
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from mailtape.domain.policy import PolicyRequest
 from mailtape.services.quota import Quota
 from mailtape.services.recipients import Destination
 from mailtape.services.refusals import Refusals
@@ -94,11 +96,11 @@ OpenDaemon = Callable[..., Awaitable[Daemon]]
 
 @pytest.fixture
 async def open_daemon(quota: Quota) -> AsyncIterator[OpenDaemon]:
-    """Opens a policy daemon; keyword arguments are those of `Server`."""
+    """Opens a policy daemon that has time; keyword arguments are those of `Server`."""
     daemons: list[Daemon] = []
 
     async def open_daemon(quota: Quota = quota, **changes: Any) -> Daemon:
-        server = Server(quota, domain="mail.example.com", **changes)
+        server = Server(quota, domain="mail.example.com", **({"answer_seconds": 30} | changes))
         _, port = await server.listen("127.0.0.1", 0)
         daemons.append(Daemon(server, port))
         return daemons[-1]
@@ -275,7 +277,7 @@ async def test_what_takes_too_long_is_put_off_and_the_next_is_answered(
 async def test_one_slow_answer_keeps_no_other_connection_waiting(
     open_daemon: OpenDaemon, slow: tuple[Slow, Quota]
 ) -> None:
-    daemon = await open_daemon(slow[1], answer_seconds=30)
+    daemon = await open_daemon(slow[1])
     waiting, other = await daemon.asker(), await daemon.asker()
     await waiting.send(asks("slow@x"))
     await slow[0].asked.wait()
@@ -289,7 +291,7 @@ async def test_one_slow_answer_keeps_no_other_connection_waiting(
 async def test_one_who_asks_and_shuts_his_side_is_answered(
     open_daemon: OpenDaemon, slow: tuple[Slow, Quota]
 ) -> None:
-    daemon = await open_daemon(slow[1], answer_seconds=30)
+    daemon = await open_daemon(slow[1])
     asker, other = await daemon.asker(), await daemon.asker()
     await asker.send(asks("slow@x") + asks("unknown@x"))
     asker.writer.write_eof()
@@ -305,7 +307,7 @@ async def test_one_who_asks_and_shuts_his_side_is_answered(
 async def test_a_peer_that_goes_away_leaves_nothing_behind(
     open_daemon: OpenDaemon, slow: tuple[Slow, Quota]
 ) -> None:
-    daemon = await open_daemon(slow[1], answer_seconds=30)
+    daemon = await open_daemon(slow[1])
     asker = await daemon.asker()
     await asker.send(asks("slow@x"))
     await slow[0].asked.wait()
@@ -339,7 +341,7 @@ async def test_a_peer_that_reads_no_replies_is_answered_when_it_does(
         await other.asks(asks())
 
     assert connection._transport.get_write_buffer_size() < 2 * 64 * 1024
-    assert connection._waiting
+    assert connection._arrived
 
     held.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**20)
     deaf.writer.transport.resume_reading()
@@ -347,10 +349,93 @@ async def test_a_peer_that_reads_no_replies_is_answered_when_it_does(
         assert await deaf.reader.readexactly(30_000 * len(DUNNO)) == DUNNO * 30_000
 
 
+async def test_a_flood_of_empty_requests_is_not_made_into_requests_at_once(
+    open_daemon: OpenDaemon,
+) -> None:
+    """One octet is one request: a whole read of them must neither fill memory nor hold the loop."""
+    daemon = await open_daemon()
+    flood, other = await daemon.asker(), await daemon.asker()
+    await flood.asks(asks())
+    before = sum(isinstance(each, PolicyRequest) for each in gc.get_objects())
+    flood.writer.write(b"\n" * 40_000)
+
+    most = 0
+    for _ in range(20):
+        assert await other.asks(asks()) == DUNNO
+        held = sum(isinstance(each, PolicyRequest) for each in gc.get_objects())
+        most = max(most, held - before)
+
+    assert most <= 2 * 4096
+    async with asyncio.timeout(20):
+        assert await flood.reader.readexactly(40_000 * len(DUNNO)) == DUNNO * 40_000
+
+
+async def test_a_request_of_exactly_the_limit_is_answered_and_one_octet_more_is_not(
+    open_daemon: OpenDaemon,
+) -> None:
+    daemon = await open_daemon()
+    longest, longer = await daemon.asker(), await daemon.asker()
+    head = asks("unknown@x")[:-1] + b"helo_name="
+    fill = b"x" * (REQUEST_OCTETS - len(head) - 2)
+
+    assert await longest.asks(head + fill + b"\n\n") == UNKNOWN
+    assert await longest.asks(asks()) == DUNNO
+    await longer.send(head + fill + b"x\n\n")
+    assert await longer.is_hung_up_on()
+
+
+@pytest.mark.parametrize("place", range(0, 200, 7))
+async def test_a_nul_anywhere_is_hung_up_on(asker: Asker, place: int) -> None:
+    request = asks(sender="shop@example.org", client_name="x" * 120)
+    place %= len(request)
+
+    await asker.send(asks("unknown@x") + request[:place] + b"\0" + request[place:])
+
+    assert await asker.reply() == UNKNOWN
+    assert await asker.is_hung_up_on()
+
+
+@pytest.mark.parametrize("stage", ["RCPT", "END-OF-MESSAGE"])
+async def test_only_what_cannot_be_decided_passes_where_the_operator_said_accept(
+    open_daemon: OpenDaemon, slow: tuple[Slow, Quota], stage: str
+) -> None:
+    refused = ("unknown", "suspended", "rate", "usedup", "full", "fullforgood", "small")
+    blind = ("down", "broken", "slow")
+
+    replies: dict[str, tuple[bytes, bytes]] = {}
+    with capture_logs() as logs:
+        for local in (*refused, *blind, "qa"):
+            hurry = {"answer_seconds": 0.05} if local == "slow" else {}
+            strict = await (await open_daemon(slow[1], **hurry)).asker()
+            lenient = await (await open_daemon(slow[1], accept_blind=True, **hurry)).asker()
+            request = asks(f"{local}@x", size=101, protocol_state=stage)
+            replies[local] = await strict.asks(request), await lenient.asks(request)
+
+    assert {local: replies[local] for local in blind} == dict.fromkeys(blind, (DEFERRED, DUNNO))
+    for local in refused:
+        assert replies[local][0] == replies[local][1] != DUNNO, local
+    assert replies["qa"] == (DUNNO, DUNNO)
+    assert [line["stage"] for line in logs if line["event"] == "policy.accepted_blind"] == (
+        [stage] * len(blind)
+    )
+
+
+async def test_a_name_that_no_server_gives_is_not_kept(
+    open_daemon: OpenDaemon, quota: Quota
+) -> None:
+    asker = await (await open_daemon()).asker()
+    endless = "x" * 256
+
+    assert await asker.asks(asks("once@x", endless, queue_id=endless)) == DUNNO
+    assert await asker.asks(asks("once@x", "mail-2", queue_id=endless)) == DUNNO
+
+    assert not quota._instances
+
+
 async def test_a_peer_that_waits_for_its_answer_is_not_read_from(
     open_daemon: OpenDaemon, slow: tuple[Slow, Quota]
 ) -> None:
-    asker = await (await open_daemon(slow[1], answer_seconds=30)).asker()
+    asker = await (await open_daemon(slow[1])).asker()
     asker.writer.transport.set_write_buffer_limits(high=0)
     await asker.send(asks("slow@x"))
     await slow[0].asked.wait()
@@ -379,6 +464,19 @@ async def test_the_idle_are_hung_up_on(open_daemon: OpenDaemon) -> None:
     assert await silent.is_hung_up_on()
     assert await dripping.is_hung_up_on()
     assert 0.15 < asyncio.get_running_loop().time() - begin < 5
+
+
+async def test_who_sends_a_request_by_drips_is_idle_all_the_same(open_daemon: OpenDaemon) -> None:
+    daemon = await open_daemon(idle_seconds=0.3)
+    dripping = await daemon.asker()
+    begin = asyncio.get_running_loop().time()
+
+    while daemon.server.connections and asyncio.get_running_loop().time() - begin < 5:
+        with contextlib.suppress(ConnectionError):
+            await dripping.send(b"x")
+        await asyncio.sleep(0.02)
+
+    assert daemon.server.connections == 0
 
 
 async def test_each_request_starts_the_idle_time_again(open_daemon: OpenDaemon) -> None:
@@ -413,7 +511,7 @@ async def test_more_connections_than_allowed_are_sent_away_without_a_reply(
 async def test_a_drain_answers_what_was_asked_and_hangs_up(
     open_daemon: OpenDaemon, slow: tuple[Slow, Quota]
 ) -> None:
-    daemon = await open_daemon(slow[1], answer_seconds=30)
+    daemon = await open_daemon(slow[1])
     idle, busy = await daemon.asker(), await daemon.asker()
     await idle.asks(asks())
     await busy.send(asks("slow@x") + asks("unknown@x"))
@@ -431,7 +529,7 @@ async def test_a_drain_answers_what_was_asked_and_hangs_up(
 
 
 async def test_a_drain_ends_in_its_time(open_daemon: OpenDaemon, slow: tuple[Slow, Quota]) -> None:
-    daemon = await open_daemon(slow[1], answer_seconds=30)
+    daemon = await open_daemon(slow[1])
     asker = await daemon.asker()
     await asker.send(asks("slow@x"))
     await slow[0].asked.wait()

@@ -91,6 +91,16 @@ async def test_gives_back_what_was_held_when_the_queue_takes_nothing(
     assert await may_have_one(house.quota)
 
 
+async def test_gives_back_what_was_held_when_there_is_no_room_for_the_message(
+    open_house: OpenHouse,
+) -> None:
+    house = await open_house(octets_in_flight=0)
+    client = await house.client()
+    replies = await client.says("HELO a", "MAIL FROM:<>", "RCPT TO:<once@b>", "DATA")
+    assert replies[-1].startswith("452 4.3.1")
+    await until_there_is_room(house.quota)
+
+
 async def test_counts_a_mail_though_its_client_did_not_wait(open_house: OpenHouse) -> None:
     house = await open_house()
     client = await house.client()

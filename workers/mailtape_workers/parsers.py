@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 import msgspec
 
 from mailtape.domain.errors import Unavailable
-from mailtape.mime.limits import Limits
+from mailtape.mime.limits import DEADLINE_SECONDS, Limits
 from mailtape.mime.pack import Packed
 
 _ALLOCATOR = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=2000"}
@@ -41,8 +41,8 @@ class ParserDied(Exception):
 class ParserSettings:
     """What a parsing process may use."""
 
-    deadline_seconds: float = 20.0
-    """For one batch; about a thousand times what an ordinary one takes."""
+    deadline_seconds: float = DEADLINE_SECONDS
+    """For one batch."""
     memory_bytes: int = 1 << 30
     """Address space: a bound on allocations, far over what the limits of parsing allow."""
     limits: Limits = field(default_factory=Limits)

@@ -20,6 +20,7 @@ from mailtape.ports.limits import FailureLimits
 from mailtape.ports.queue import Queue
 from mailtape.rows.database import Database
 from mailtape.services.passwords import Passwords
+from mailtape.services.policy import ANSWER_SECONDS
 from mailtape.services.quota import Quota
 from mailtape.services.recipients import Recipients
 from mailtape.services.sessions import Issuer
@@ -57,6 +58,10 @@ class ApiSettings:
     """How much a search may ask for."""
     most_recipients: int = 1000
     """Of one mail that `POST /ingest` takes."""
+    accept_blind: bool = False
+    """Whether `POST /policy/check` has no objection to what it cannot decide."""
+    policy_answer_seconds: float = ANSWER_SECONDS
+    """Within which it answers."""
 
     @property
     def issuer(self) -> Issuer:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from mailtape.domain.ids import IngestId, OrganisationId
+from mailtape.domain.ids import IngestId, MessageId, OrganisationId, message_id
 
 
 class Protocol(StrEnum):
@@ -59,3 +59,7 @@ class Envelope:
     def accepted_at(self) -> datetime:
         """Time of acceptance."""
         return datetime.fromtimestamp(self.accepted_us / 1e6, UTC)
+
+    def message_id(self, delivery: Delivery) -> MessageId:
+        """Name the message that a delivery becomes, however often it is done."""
+        return message_id(self.accepted_us // 1000, self.ingest_id, delivery.recipient)

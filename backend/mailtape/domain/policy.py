@@ -37,4 +37,4 @@ class PolicyRequest:
 def action(decision: Decision) -> str:
     """Word a decision as the right side of Postfix's access table; ASCII, without a line end."""
     refusal = quota.refusal(decision)
-    return DUNNO if refusal is None else f"{refusal.code} {refusal.enhanced} {refusal.text}"
+    return DUNNO if refusal is None else str(refusal)

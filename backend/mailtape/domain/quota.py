@@ -154,6 +154,14 @@ class Refusal:
     enhanced: str
     text: str
 
+    def __str__(self) -> str:
+        """Write it as one line, without a line end."""
+        return f"{self.code} {self.enhanced} {self.text}"
+
+
+MALFORMED_ADDRESS = Refusal(501, "5.1.3", "Malformed address, write <name@domain>")
+"""Not of the rule: what is no address has nobody to be asked about."""
+
 
 _REFUSALS: Mapping[Reason, Refusal] = {
     Reason.ADDRESS_UNKNOWN: Refusal(550, "5.1.1", "no such address here"),

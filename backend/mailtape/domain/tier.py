@@ -5,6 +5,7 @@ A limit of None means none; a feature that a row does not name is off.
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 
 class Feature(StrEnum):
@@ -32,6 +33,10 @@ class Limits:
     """Whether full storage is refused for good (550) instead of for now (452)."""
 
 
+NO_LIMITS: Final = Limits()
+"""Where nothing is limited nothing needs to be counted."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tier:
     """One offer."""
@@ -41,7 +46,7 @@ class Tier:
     features: frozenset[Feature]
 
 
-UNLIMITED = Tier("unlimited", Limits(), frozenset(Feature))
+UNLIMITED = Tier("unlimited", NO_LIMITS, frozenset(Feature))
 """Of organisation `local` and of whoever an administrator puts there."""
 
 FREE = Tier(

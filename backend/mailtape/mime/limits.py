@@ -5,6 +5,9 @@ What lies beyond a bound is not shown and leaves a defect; the raw bytes are kep
 
 from dataclasses import dataclass
 
+DEADLINE_SECONDS = 30
+"""For one batch of mails; about a thousand times what an ordinary one takes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:

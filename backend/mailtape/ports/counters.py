@@ -53,7 +53,11 @@ class Counters(Protocol):
     async def fits(
         self, organisation_id: OrganisationId, limits: Limits, key: Key, octets: int, now: datetime
     ) -> Decision:
-        """Decide on a mail that is here whole, by its true size; changes nothing.
+        """Decide on a mail that is here whole, by its true size.
+
+        What is held for a mail that fits is that size from now on: the next one must not be
+        promised the same room before this one is committed. A mail that nothing is held for any
+        more is decided on as a new one.
 
         Raises:
             Unavailable: it cannot be told.

@@ -1,9 +1,12 @@
 """The jobs of upkeep, by what they look after; a program chooses those that are its own."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from functools import partial
 
+import structlog
+
+from mailtape.domain.errors import Unavailable
 from mailtape.domain.ids import OrganisationId
 from mailtape.opening import Counting, Stores, Upkeep
 from mailtape.roles import process
@@ -13,6 +16,8 @@ from mailtape.services.refusals import Refusals
 from mailtape.services.usage import ApiCalls
 from mailtape.services.wakeups import Wakeups
 from mailtape.settings import Settings
+
+log = structlog.get_logger(__name__)
 
 _TRIM_SECONDS = 30.0
 _FLUSH_SECONDS = 5.0
@@ -88,3 +93,18 @@ def of_refusals(
         return await refusals.flush(stores.database, wakeups, clock())
 
     return Job(_RECONCILE_SECONDS, "refusals.tell", tell)
+
+
+def last_refusals(
+    stores: Stores, refusals: Refusals, wakeups: Wakeups, clock: Callable[[], datetime]
+) -> Callable[[], Awaitable[int]]:
+    """Tell, when the process ends, also what was refused in a minute that is not over."""
+
+    async def tell() -> int:
+        try:
+            return await refusals.flush(stores.database, wakeups, clock(), ending=True)
+        except Unavailable:
+            log.warning("refusals.untold")
+            return 0
+
+    return tell

@@ -24,8 +24,8 @@ def with_open_files(settings: Settings) -> Settings:
 
 
 def open_files_wanted(settings: Settings) -> int:
-    """Count the files that one process may have to have open."""
-    return settings.smtp_max_connections + settings.http_max_connections + _OTHER_FILES
+    """Count the files that a process may have open at a time when all is used that is set."""
+    return _connections(settings) + _OTHER_FILES
 
 
 def _allow_open_files(wanted: int) -> int:
@@ -46,15 +46,26 @@ def within_open_files(settings: Settings, allowed: int) -> Settings:
     Out of files the stores fail too, and who connects is cut off without a word: better to send
     some away with a reply.
     """
-    smtp, http = settings.smtp_max_connections, settings.http_max_connections
-    left = allowed - _OTHER_FILES
-    if left >= smtp + http:
+    wanted, left = _connections(settings), allowed - _OTHER_FILES
+    if left >= wanted:
         return settings
-    http = max(1, http * left // (smtp + http))
-    smtp = max(1, left - http)
-    fitted = {"smtp_max_connections": smtp, "http_max_connections": http}
+    fitted = {
+        "smtp_max_connections": max(1, settings.smtp_max_connections * left // wanted),
+        "http_max_connections": max(1, settings.http_max_connections * left // wanted),
+        "policy_max_connections": max(1, settings.policy_max_connections * left // wanted),
+    }
     log.warning("process.few_open_files", allowed=allowed, **fitted)
     return settings.model_copy(update=fitted)
+
+
+def _connections(settings: Settings) -> int:
+    """Count what all doors together may hold open; LMTP has as many as SMTP, if it listens."""
+    wires = 1 if settings.lmtp_listen is None else 2
+    return (
+        settings.smtp_max_connections * wires
+        + settings.http_max_connections
+        + settings.policy_max_connections
+    )
 
 
 async def try_to_open_a_file() -> int:

@@ -169,6 +169,7 @@ def _message(sequence: int, item: Deposit) -> dict[str, Any]:
         "client_address": envelope.client_address,
         "helo": envelope.helo[:HELO_CHARS],
         "tls": envelope.tls,
+        "queue_id": envelope.queue_id,
         "from_name": summary.sender.name,
         "from_address": summary.sender.address,
         "to_mailboxes": [[mailbox.name, mailbox.address] for mailbox in summary.to],

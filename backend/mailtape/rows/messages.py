@@ -6,7 +6,7 @@ acceptance) or, with words or a bound on the sequence, by `sequence` (order of s
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -57,6 +57,8 @@ class Message(Row):
     client_address: Mapped[str] = mapped_column(String(64))
     helo: Mapped[str] = mapped_column(String(HELO_CHARS))
     tls: Mapped[str] = mapped_column(String(64))
+    queue_id: Mapped[str] = mapped_column(String(255), default="")
+    """The relay's name for the mail; empty for direct mail."""
     from_name: Mapped[str] = mapped_column(Text)
     from_address: Mapped[str] = mapped_column(Text)
     to: Mapped[list[list[str]]] = mapped_column("to_mailboxes", JSON)
@@ -81,6 +83,9 @@ class MessageKey(Row):
     dedupe_key: Mapped[bytes] = mapped_column(Key, primary_key=True)
     deleted_at: Mapped[datetime] = mapped_column(index=True)
 
+
+_ASKED_AT_ONCE = 500
+"""Ids in one statement: each is a parameter, of which databases take some thousands."""
 
 Position = MessageId | int
 """Where a list stopped: the id of its last message or, in order of storing, its sequence."""
@@ -473,6 +478,44 @@ def _other_of(organisation_id: OrganisationId, ingest_id: bytes, message_id: byt
 def _same_millisecond(message_id: bytes) -> tuple[bytes, bytes]:
     """Bound the ids of what was accepted in the same millisecond (RFC 9562, section 5.7)."""
     return message_id[:6] + bytes(10), message_id[:6] + b"\xff" * 10
+
+
+def stored(
+    session: Session, organisation_id: OrganisationId, ids: Sequence[MessageId]
+) -> set[MessageId]:
+    """Tell which of these have a row."""
+    found: set[MessageId] = set()
+    for start in range(0, len(ids), _ASKED_AT_ONCE):
+        some = Message.id.in_(ids[start : start + _ASKED_AT_ONCE])
+        rows = session.scalars(
+            select(Message.id).where(Message.organisation_id == organisation_id, some)
+        )
+        found.update(MessageId(identity) for identity in rows)
+    return found
+
+
+def relayed(
+    session: Session, organisation_id: OrganisationId, within: timedelta, most: int
+) -> list[tuple[str, str]]:
+    """Name what relays handed over last: queue id and recipient.
+
+    `within` goes back from the newest message, not from now: whoever was down for a day is asked
+    about what was on its way a day ago. No more than the `most` newest messages are looked at.
+    """
+    of_organisation = Message.organisation_id == organisation_id
+    newest = session.scalar(select(func.max(Message.id)).where(of_organisation))
+    if newest is None:
+        return []
+    since = int.from_bytes(newest[:6]) - within // timedelta(milliseconds=1)
+    latest = (
+        select(Message.queue_id, Message.recipient)
+        .where(of_organisation, Message.id >= _earliest_id(since))
+        .order_by(Message.id.desc())
+        .limit(most)
+        .subquery()
+    )
+    named = select(latest.c.queue_id, latest.c.recipient).where(latest.c.queue_id != "")
+    return [(queue_id, recipient) for queue_id, recipient in session.execute(named)]
 
 
 def _earliest_id(unix_ms: int) -> bytes:

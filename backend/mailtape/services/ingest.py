@@ -9,7 +9,7 @@ from mailtape.domain import address
 from mailtape.domain.envelope import Protocol
 from mailtape.domain.errors import Conflict, Refused, Unavailable
 from mailtape.domain.ids import IngestId, OrganisationId
-from mailtape.domain.quota import Reason, refusal
+from mailtape.domain.quota import MALFORMED_ADDRESS, Reason, refusal
 from mailtape.ports.queue import Queue
 from mailtape.rows import receipts
 from mailtape.rows.database import Database
@@ -17,8 +17,6 @@ from mailtape.services import intake
 from mailtape.services.quota import Judged, Quota
 
 ACCEPTED = "accepted"
-
-_MALFORMED = "501 5.1.3 Malformed address, write <name@domain>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +72,8 @@ async def ingest(
         Unavailable: nothing was kept, or nobody knows; the same call may be made again.
     """
     if not idempotency_key:
-        return await _keep(queue, quota, submission, idempotency_key, now)
+        transaction = f"http:{secrets.token_hex(16)}"
+        return await _keep(queue, quota, submission, transaction, "", now)
     key_hash = hashlib.sha256(idempotency_key.encode()).digest()
     digest = submission.digest()
     told = await database.read(receipts.find, organisation_id, key_hash)
@@ -86,7 +85,9 @@ async def ingest(
         )
     # The key is the caller's own: two organisations may think of the same one.
     own_key = f"{organisation_id.hex()}:{idempotency_key}"
-    done = await _keep(queue, quota, submission, own_key, now)
+    # Named by its bytes as well: a key must not carry two mails past what one may use.
+    transaction = f"http:{own_key}:{digest.hex()}"
+    done = await _keep(queue, quota, submission, transaction, own_key, now)
     if done.id is not None:
         await database.write(
             receipts.add,
@@ -101,10 +102,14 @@ async def ingest(
 
 
 async def _keep(
-    queue: Queue, quota: Quota, submission: Submission, idempotency_key: str, now: datetime
+    queue: Queue,
+    quota: Quota,
+    submission: Submission,
+    transaction: str,
+    idempotency_key: str,
+    now: datetime,
 ) -> Ingested:
     """Judge the recipients, keep the mail for those that take it, count it for them."""
-    transaction = f"http:{secrets.token_hex(16)}"
     octets = len(submission.raw)
     mail_from = address.reverse_path(submission.sender, smtputf8=True)
     judged = [await _judge(quota, given, transaction, octets) for given in submission.addresses]
@@ -147,8 +152,6 @@ async def _judge(quota: Quota, given: str, transaction: str, octets: int) -> Jud
 def _status(given: str, judged: Judged | None) -> RecipientStatus:
     """Say what became of a recipient, in the words of SMTP."""
     if judged is None:
-        return RecipientStatus(given, _MALFORMED)
+        return RecipientStatus(given, str(MALFORMED_ADDRESS))
     refused = refusal(judged.decision)
-    if refused is None:
-        return RecipientStatus(given, ACCEPTED)
-    return RecipientStatus(given, f"{refused.code} {refused.enhanced} {refused.text}")
+    return RecipientStatus(given, ACCEPTED if refused is None else str(refused))

@@ -11,6 +11,7 @@ could tell later what became of it, and the same question again would hold twice
 
 import asyncio
 import secrets
+from dataclasses import replace
 
 import structlog
 
@@ -18,12 +19,16 @@ from mailtape.domain import address
 from mailtape.domain.errors import Invalid
 from mailtape.domain.policy import PolicyRequest
 from mailtape.domain.quota import Decision, Reason, Verdict
+from mailtape.metrics import POLICY_ACCEPTED_BLIND
 from mailtape.services.quota import Quota
 
 log = structlog.get_logger(__name__)
 
 ANSWER_SECONDS = 0.5
 """Postfix waits a hundred by default, for each recipient, while its client waits for Postfix."""
+_NAME = 255
+"""Characters of an instance or a queue id, as in `POST /policy/check`; Postfix's have some twenty.
+They are kept for as long as the mail is on its way, so a longer one is taken for none."""
 _RCPT = "RCPT"
 _END_OF_MESSAGE = "END-OF-MESSAGE"
 _NOT_UTF8 = "\N{REPLACEMENT CHARACTER}"
@@ -33,13 +38,28 @@ _CANNOT_DECIDE = Decision(Verdict.LATER, Reason.CANNOT_DECIDE)
 
 
 async def check(
-    quota: Quota, request: PolicyRequest, *, domain: str, within: float = ANSWER_SECONDS
+    quota: Quota,
+    request: PolicyRequest,
+    *,
+    domain: str,
+    within: float = ANSWER_SECONDS,
+    accept_blind: bool = False,
 ) -> Decision:
     """Answer a question, whatever happens, within so many seconds.
 
     `domain` is ours: the one of a recipient that is just `postmaster`. What cannot be decided, or
-    not in time, is put off, and the log says why.
+    not in time, is put off, and the log says why. With `accept_blind` there is no objection to it
+    instead, and nothing is held: LMTP decides when it can. A refusal that is known stays one.
     """
+    decision = await _check(quota, request, domain, within)
+    if accept_blind and decision.reason is Reason.CANNOT_DECIDE:
+        log.warning("policy.accepted_blind", stage=request.protocol_state[:32])
+        POLICY_ACCEPTED_BLIND.inc()
+        return _NOTHING_TO_SAY
+    return decision
+
+
+async def _check(quota: Quota, request: PolicyRequest, domain: str, within: float) -> Decision:
     try:
         async with asyncio.timeout(within):
             return await _at_stage(quota, request, domain)
@@ -51,6 +71,8 @@ async def check(
 
 
 async def _at_stage(quota: Quota, request: PolicyRequest, domain: str) -> Decision:
+    if max(len(request.instance), len(request.queue_id)) > _NAME:
+        request = replace(request, instance="", queue_id="")
     if request.instance and request.queue_id:
         await quota.queued(request.instance, request.queue_id)  # DATA's news, wherever it is known
     if request.protocol_state not in {_RCPT, _END_OF_MESSAGE} or not request.recipient:
@@ -76,18 +98,20 @@ async def _judge(quota: Quota, request: PolicyRequest, recipient: str) -> Decisi
 
 
 def _mailbox(recipient: str, domain: str) -> str | None:
-    """Write a recipient as the wire writes it; None when it is no address.
+    """Write a recipient as LMTP writes it, which looks for what is held by it.
 
     Postfix takes the quotes off a local part: `"a b"@example.org` comes as `a b@example.org`.
+    None when it is no address.
     """
     if _NOT_UTF8 in recipient:
         return None
     try:
-        return address.forward_path(recipient, postmaster_at=domain, smtputf8=True)
+        path = address.forward_path(recipient, postmaster_at=domain, smtputf8=True)
     except Invalid:
         local, _, rest = recipient.rpartition("@")
         escaped = local.replace("\\", "\\\\").replace('"', '\\"')
         try:
-            return address.mailbox(f'"{escaped}"@{rest}', smtputf8=True)
+            path = address.mailbox(f'"{escaped}"@{rest}', smtputf8=True)
         except Invalid:
             return None
+    return address.normalise(path)

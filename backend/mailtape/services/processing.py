@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from mailtape.domain.envelope import Delivery, Envelope
-from mailtape.domain.ids import OrganisationId, message_id
+from mailtape.domain.ids import OrganisationId
 from mailtape.mime.pack import Packed, PackedBlob
 from mailtape.ports.bodies import Blob, Bodies, Body, BodyKey
 from mailtape.rows import retention
@@ -87,11 +87,7 @@ def _deposits(mail: Understood) -> list[Deposit]:
     envelope = mail.envelope
     return [
         Deposit(
-            id=(
-                identity := message_id(
-                    envelope.accepted_us // 1000, envelope.ingest_id, delivery.recipient
-                )
-            ),
+            id=(identity := envelope.message_id(delivery)),
             dedupe_key=_dedupe_key(mail, delivery) or identity,
             delivery=delivery,
             envelope=envelope,

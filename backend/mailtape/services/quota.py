@@ -18,7 +18,7 @@ import structlog
 from mailtape.domain.errors import Forbidden, NotFound, Unavailable
 from mailtape.domain.ids import OrganisationId
 from mailtape.domain.quota import UNLIMITED, Decision, Reason, Verdict
-from mailtape.domain.tier import Limits
+from mailtape.domain.tier import NO_LIMITS
 from mailtape.ports.counters import Counters, Key
 from mailtape.services.recipients import Destination, Recipients
 from mailtape.services.refusals import Refusals
@@ -69,7 +69,8 @@ class Quota:
             return Judged(address, Decision(Verdict.NEVER, Reason.ADDRESS_UNKNOWN), None)
         except Forbidden:
             return Judged(address, Decision(Verdict.NEVER, Reason.ORGANISATION_SUSPENDED), None)
-        except Unavailable:
+        except Unavailable as error:
+            log.warning("quota.cannot_decide", why=str(error))
             return Judged(address, _CANNOT_DECIDE, None)
         except Exception:
             log.exception("quota.failed")
@@ -93,9 +94,12 @@ class Quota:
         return decisions
 
     async def commit(self, transaction: str, judged: Sequence[Judged], octets: int) -> None:
-        """Count a mail for these recipients: it is safe."""
-        for organisation_id, keys in self._counted(transaction, judged):
-            await self._counters.commit(organisation_id, keys, octets, self._clock())
+        """Count a mail for these recipients: it is safe, and its sender hears so in any case."""
+        try:
+            for organisation_id, keys in self._counted(transaction, judged):
+                await self._counters.commit(organisation_id, keys, octets, self._clock())
+        except Exception:
+            log.exception("quota.mail_not_counted")
 
     async def release(self, transaction: str, judged: Sequence[Judged]) -> None:
         """Give back what was held for these recipients: no mail of theirs will come."""
@@ -113,7 +117,7 @@ class Quota:
             log.warning("quota.not_joined")
 
     async def _reserve(self, destination: Destination, transaction: str, octets: int) -> Decision:
-        if destination.limits == Limits():
+        if destination.limits == NO_LIMITS:
             return UNLIMITED
         delivery = destination.delivery
         return await self._counters.reserve(
@@ -128,7 +132,7 @@ class Quota:
         destination = judged.destination
         if destination is None:
             return judged.decision
-        if destination.limits == Limits():
+        if destination.limits == NO_LIMITS:
             return UNLIMITED
         delivery = destination.delivery
         try:
@@ -139,7 +143,8 @@ class Quota:
                 octets,
                 self._clock(),
             )
-        except Unavailable:
+        except Unavailable as error:
+            log.warning("quota.cannot_decide", why=str(error))
             return _CANNOT_DECIDE
 
     def _note(self, destination: Destination, decision: Decision) -> None:
@@ -156,7 +161,7 @@ class Quota:
         counted = [
             each.destination.delivery
             for each in judged
-            if each.destination is not None and each.destination.limits != Limits()
+            if each.destination is not None and each.destination.limits != NO_LIMITS
         ]
         counted.sort(key=lambda delivery: delivery.organisation_id)
         return [

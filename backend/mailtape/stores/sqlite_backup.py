@@ -28,10 +28,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
+from mailtape.domain.errors import Unavailable
 from mailtape.rows.sqlite_database import driver_errors, prepare
 
 _PAGES_A_STEP = 1024
 _PIN = "SELECT count(*) FROM sqlite_master"
+_PRIMARY = 0xFF
+"""The part of a result code that its extensions have in common."""
+_LOCKED = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL}
 
 
 def copy_together(sources: tuple[Path, Path, Path], targets: tuple[Path, Path, Path]) -> None:
@@ -85,11 +89,16 @@ def is_sound(path: Path, *, at_rest: bool = False) -> bool:
     """Whether a file is a SQLite database whose pages hang together.
 
     `at_rest` promises that nobody writes it; then it may lie where we must not write either.
+
+    Raises:
+        Unavailable: somebody holds it locked, so nobody can tell.
     """
     how = "immutable=1" if at_rest else "mode=ro"
     try:
         with closing(sqlite3.connect(f"file:{path}?{how}", uri=True)) as connection:
             (answer,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-    except sqlite3.DatabaseError:
+    except sqlite3.DatabaseError as error:
+        if getattr(error, "sqlite_errorcode", 0) & _PRIMARY in _LOCKED:
+            raise Unavailable(f"{path} is locked by another program.") from error
         return False
     return bool(answer == "ok")

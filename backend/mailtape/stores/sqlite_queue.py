@@ -14,7 +14,7 @@ import heapq
 import shutil
 import sqlite3
 import time
-from collections import Counter, deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -24,7 +24,8 @@ from typing import TypeVar
 
 from mailtape.domain.envelope import Envelope
 from mailtape.domain.errors import StoreFull
-from mailtape.domain.ids import IngestId, OrganisationId
+from mailtape.domain.ids import IngestId, MessageId, OrganisationId
+from mailtape.ports.counters import Key
 from mailtape.ports.queue import Leased, Parked, QueueDepth
 from mailtape.rows.sqlite_database import BLOB_PAGE_OCTETS, driver_errors, prepare, shrink
 from mailtape.rows.writing_thread import WritingThread
@@ -54,6 +55,24 @@ CREATE INDEX IF NOT EXISTS ix_mail_parked ON mail (number) WHERE parked IS NOT N
 class _Put:
     row: tuple[int, bytes, bytes, bytes]
     done: asyncio.Future[None]
+
+
+@dataclass(slots=True)
+class Backlog:
+    """What one organisation has waiting or leased."""
+
+    messages: int = 0
+    octets: int = 0
+    """Raw bytes."""
+    relayed: list[Key] = field(default_factory=list)
+    """Queue id and recipient of what a relay handed over."""
+    oldest: list[tuple[MessageId, int]] = field(default_factory=list)
+    """Id and raw bytes of up to `MOST_OLDEST` messages. What a dead process was about to
+    acknowledge is among them, and may have its row already."""
+
+
+MOST_OLDEST = 10_000
+"""Many times what workers hold: a mail to a thousand recipients is a thousand messages."""
 
 
 @dataclass(slots=True)
@@ -368,19 +387,26 @@ class SqliteQueue:
         leased = len(self._leases)
         return QueueDepth(self._held - self._parked - leased, leased, self._parked)
 
-    async def backlog(self) -> dict[OrganisationId, tuple[int, int]]:
-        """Count the messages and raw bytes that each organisation has waiting or leased."""
+    async def backlog(self) -> dict[OrganisationId, Backlog]:
+        """Tell what each organisation has waiting or leased."""
         return await self._read(self._count_backlog)
 
-    def _count_backlog(self) -> dict[OrganisationId, tuple[int, int]]:
-        messages: Counter[OrganisationId] = Counter()
-        octets: Counter[OrganisationId] = Counter()
-        query = "SELECT ingest_id, envelope, length(raw) FROM mail WHERE parked IS NULL"
+    def _count_backlog(self) -> dict[OrganisationId, Backlog]:
+        backlogs: defaultdict[OrganisationId, Backlog] = defaultdict(Backlog)
+        query = (
+            "SELECT ingest_id, envelope, length(raw) FROM mail WHERE parked IS NULL ORDER BY number"
+        )
         for ingest_id, encoded, size in self._reader.execute(query):
-            for delivery in decode_to_show(encoded, ingest_id, size).deliveries:
-                messages[delivery.organisation_id] += 1
-                octets[delivery.organisation_id] += size
-        return {each: (messages[each], octets[each]) for each in messages}
+            envelope = decode_to_show(encoded, ingest_id, size)
+            for delivery in envelope.deliveries:
+                backlog = backlogs[delivery.organisation_id]
+                backlog.messages += 1
+                backlog.octets += size
+                if len(backlog.oldest) < MOST_OLDEST:
+                    backlog.oldest.append((envelope.message_id(delivery), size))
+                if envelope.queue_id:
+                    backlog.relayed.append((envelope.queue_id, delivery.recipient))
+        return dict(backlogs)
 
     async def named(self, ingest_ids: Sequence[IngestId]) -> set[IngestId]:
         """See `ports.queue`."""

@@ -1,11 +1,16 @@
+import asyncio
 from collections.abc import AsyncIterator
 
 import httpx
 import pytest
+from sqlalchemy import text
 
 from installation import Installation, Installed
 from mailtape.domain import errors, ids
 from mailtape.domain.ids import OrganisationId
+from mailtape.domain.tier import Feature, Limits, Tier
+from mailtape.rows import tiers
+from mailtape.rows.database import Session
 from mailtape.services.ingest import Submission, ingest
 from mailtape_ingest import replies
 from postroom import a_mail
@@ -87,6 +92,51 @@ async def test_a_key_is_good_for_one_mail(
     for query, raw in ((to, b"another"), (f"{to}&sender=a@example.org", b"mail")):
         refused = await hand_over(installation, bearer, query, raw, **key)
         assert (refused.status_code, refused.json()["code"]) == (409, "idempotency_key_reused")
+
+
+LOSE_RECEIPTS = """
+    CREATE TRIGGER lose_receipts BEFORE INSERT ON ingest_receipts
+    BEGIN SELECT RAISE(FAIL, 'there is no room'); END
+"""
+
+
+async def test_a_request_whose_answer_was_lost_counts_once(
+    installation: Installation, bearer: dict[str, str]
+) -> None:
+    database = installation.parts.database
+    tier = Tier("two", Limits(emails_per_month=2), frozenset({Feature.CATCH_ALL}))
+    await database.write(tiers.ensure, tier)
+    await installation.an_organisation("small", tier.name)
+    to = "recipient=qa@small.mail.example.com"
+
+    async def status(key: str, raw: bytes = b"mail") -> int:
+        answer = await hand_over(installation, bearer, to, raw, **{"Idempotency-Key": key})
+        return answer.status_code
+
+    await database.write(Session.execute, text(LOSE_RECEIPTS))
+    assert [await status("key-1"), await status("key-1")] == [500, 500]
+    await database.write(Session.execute, text("DROP TRIGGER lose_receipts"))
+
+    assert await status("key-2") == 202, "the repeat of the first took no room of its own"
+    assert await status("key-1") == 202, "it has its room, though there is no more"
+    assert await status("key-3") == 422
+
+
+async def test_one_key_carries_no_second_mail_past_the_limit(
+    installation: Installation, bearer: dict[str, str]
+) -> None:
+    database = installation.parts.database
+    tier = Tier("one", Limits(emails_per_month=1), frozenset({Feature.CATCH_ALL}))
+    await database.write(tiers.ensure, tier)
+    await installation.an_organisation("small", tier.name)
+    to, key = "recipient=qa@small.mail.example.com", {"Idempotency-Key": "key-1"}
+
+    answers = await asyncio.gather(
+        *(hand_over(installation, bearer, to, b"mail %d" % number, **key) for number in range(10))
+    )
+
+    assert (await installation.parts.queue.depth()).waiting == 1
+    assert [answer.status_code for answer in answers].count(202) == 1
 
 
 async def test_two_organisations_may_think_of_the_same_key(

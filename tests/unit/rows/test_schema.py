@@ -51,6 +51,7 @@ def test_the_first_release_s_rows_are_copied_then_brought_up_to_date(rows: Path)
     schema.migrate(rows)
     do(rows, "INSERT INTO tiers VALUES ('mine', '{}', '[]')")
     for undone in (
+        "ALTER TABLE messages DROP COLUMN queue_id",
         "ALTER TABLE events DROP COLUMN facts",
         "ALTER TABLE organisations DROP COLUMN arrival_us",
         "DROP TABLE holds",

@@ -14,6 +14,15 @@ router = APIRouter(tags=["Policy"])
 async def check_policy(
     parts: GivenParts, _principal: auth.PolicyCheck, question: PolicyQuestion
 ) -> PolicyAnswer:
-    """Ask whether a mail would be taken, stage by stage. What cannot be decided is put off."""
-    decision = await policy.check(parts.quota, question.asked(), domain=parts.settings.domain)
+    """Ask whether a mail would be taken, stage by stage.
+
+    What cannot be decided is put off, unless the operator has chosen otherwise.
+    """
+    decision = await policy.check(
+        parts.quota,
+        question.asked(),
+        domain=parts.settings.domain,
+        within=parts.settings.policy_answer_seconds,
+        accept_blind=parts.settings.accept_blind,
+    )
     return PolicyAnswer.of(decision)

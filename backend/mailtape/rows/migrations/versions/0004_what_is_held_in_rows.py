@@ -1,7 +1,7 @@
 """A fleet without Redis holds room for mail in rows.
 
 Revision: 0004
-After: 0002
+After: 0003
 """
 
 import sqlalchemy as sa
@@ -10,7 +10,7 @@ from alembic import op
 from mailtape.rows import base
 
 revision = "0004"
-down_revision = "0002"
+down_revision = "0003"
 branch_labels = None
 depends_on = None
 
