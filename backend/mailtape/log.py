@@ -68,6 +68,9 @@ def configure_log(
         library.handlers = []
         library.propagate = True
     logging.getLogger("alembic").setLevel(logging.WARNING)  # what was migrated we say ourselves
+    for name in ("aiormq", "aio_pika"):
+        # A broker that goes is one line of ours, not a traceback of each connection to it.
+        logging.getLogger(name).setLevel(logging.ERROR)
     logging.captureWarnings(capture=True)
 
 
