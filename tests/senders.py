@@ -154,7 +154,9 @@ class Senders:
         *,
         connections: int = 4,
         per_second: float = 0,
+        recipient: bytes = RECIPIENT,
     ) -> None:
+        self._recipient = recipient
         self.account = Account()
         self._address = address
         self._mails = iter(mails)
@@ -237,7 +239,7 @@ class Senders:
                 reply = line.hello()
                 if reply[:3] != b"250":
                     return self._refused(line, reply), False
-            reply = line.begin()
+            reply = line.begin(self._recipient)
             if reply[:3] == b"354":
                 sent = True
                 line.socket.sendall(stuffed(raw))
