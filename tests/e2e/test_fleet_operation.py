@@ -1,9 +1,11 @@
 """What an operator does to a fleet, with the real command and the real servers."""
 
 import asyncio
+import re
 import subprocess
 import threading
 import time
+import urllib.request
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -12,12 +14,14 @@ from typing import TypeVar
 import pytest
 
 import mysql
+import processes
 import services
 from fakes import a_delivery, an_envelope
 from mailtape.rows import organisations
 from mailtape.stores.mongo_claims import MongoClaims
 from mailtape.stores.mongo_connection import open_client
 from mailtape.stores.rabbit_queue import RabbitQueue
+from rules.test_alerts import ASKED
 from served import MAILTAPE, START_SECONDS, STOP_SECONDS, environment, run
 
 pytestmark = [pytest.mark.services, pytest.mark.e2e]
@@ -151,6 +155,29 @@ def test_parked_mail_is_listed_shown_and_offered_again_while_a_worker_runs(
     checked = run("verifydata", cwd=tmp_path, settings=fleet)
     assert checked.returncode == 0, checked.stdout
     assert ", 0 queued mails of 1 organisations: 0 findings" in checked.stdout
+
+
+def test_a_worker_shows_what_alerts_ask_for(fleet: dict[str, str], tmp_path: Path) -> None:
+    number = str(park(fleet))
+    (port,) = processes.free_ports(1)
+    address = f"127.0.0.1:{port}"
+    try:
+        with worker(fleet | {"METRICS_LISTEN": address}, tmp_path):
+            with urllib.request.urlopen(f"http://{address}/metrics", timeout=30) as answer:
+                shown = answer.read().decode()
+            with urllib.request.urlopen(f"http://{address}/health", timeout=30) as answer:
+                assert answer.status == 200
+    finally:
+        assert run("park", "drop", number, cwd=tmp_path, settings=fleet).returncode == 0
+
+    lines = shown.splitlines()
+    assert 'mailtape_queue_depth{state="parked"} 1.0' in lines
+    assert 'mailtape_queue_depth{state="waiting"} 0.0' in lines
+    for part in ("rows", "bodies", "queue"):
+        assert f'mailtape_part_works{{part="{part}"}} 1.0' in lines
+    for name in sorted({name for name, _ in ASKED}):
+        declared = re.sub("_(total|bucket)$", "", name)
+        assert any(line.startswith(f"# TYPE {declared}") for line in lines), name
 
 
 def test_parked_mail_is_dropped(fleet: dict[str, str], tmp_path: Path) -> None:
