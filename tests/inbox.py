@@ -55,10 +55,10 @@ class Inbox:
         assert response.status_code == 200, response.text
         return response.content
 
-    def wait_for(self, count: int, seconds: float) -> int:
-        """Wait until at least so many messages are there; gives how many there are in the end."""
+    def wait_for(self, count: int, seconds: float, **query: str | int) -> int:
+        """Wait until at least so many messages match; gives how many do in the end."""
         deadline = time.monotonic() + seconds
-        while (there := self.count()) < count and time.monotonic() < deadline:
+        while (there := self.count(**query)) < count and time.monotonic() < deadline:
             time.sleep(0.05)
         return there
 

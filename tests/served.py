@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -46,83 +46,61 @@ def run(
     )
 
 
-class Served:
-    """A `mailtape serve` on a folder: started, ended or killed, and started again where it was."""
+class Program:
+    """A process of Mailtape: started, ended or killed, and started again as it was."""
 
     process: subprocess.Popen[str]
     said: str
     """What it printed until it was ready."""
 
     def __init__(
-        self, folder: Path, log: Path, settings: Mapping[str, str], *, as_printed: bool = False
+        self, command: Sequence[str | Path], log: Path, settings: Mapping[str, str]
     ) -> None:
-        self.folder = folder
         self.log = log
-        self._settings = settings
-        self._as_printed = as_printed
-        smtp, http, policy, lmtp = DEFAULT_PORTS if as_printed else free_ports(4)
-        self.http = f"http://127.0.0.1:{http}"
-        self.smtp = f"127.0.0.1:{smtp}"
-        self.policy = f"127.0.0.1:{policy}"
-        self.lmtp = f"127.0.0.1:{lmtp}"
-        self.smtp_port = smtp
+        self.settings = settings
+        self._command = [MAILTAPE, *command]
 
     @property
     def pid(self) -> int:
-        """The server's process id."""
+        """Its process id."""
         return self.process.pid
 
     @property
     def children(self) -> list[int]:
-        """The process ids of what the server started."""
+        """The process ids of what it started."""
         return tree(self.pid)[1:]
-
-    @property
-    def http_address(self) -> tuple[str, int]:
-        """Host and port of HTTP."""
-        host, _, port = self.http.removeprefix("http://").rpartition(":")
-        return host, int(port)
-
-    @property
-    def token(self) -> str:
-        """The token of the first start."""
-        given = self._settings.get("MAILTAPE_API_TOKEN")
-        return given or (self.folder / "token").read_text().strip()
 
     def start(self) -> None:
         """Start it and wait until it is ready."""
         self.launch()
-        self._wait_until_ready()
+        self.wait_until_ready()
 
     def launch(self) -> None:
         """Start it and do not wait."""
-        command: list[str | Path] = [MAILTAPE, "serve"]
-        if not self._as_printed:
-            command += ["--data", self.folder]
-            command += ["--http", self.http.removeprefix("http://"), "--smtp", self.smtp]
-            command += ["--policy", self.policy, "--lmtp", self.lmtp]
         with self.log.open("a") as errors:
             self.process = subprocess.Popen(
-                command,
+                self._command,
                 cwd=self.log.parent,  # away from a developer's .env
-                env=environment(**self._settings),
+                env=environment(**self.settings),
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
             )
 
-    def _wait_until_ready(self) -> None:
-        gave_up = threading.Timer(START_SECONDS, self.process.kill)
+    def wait_until_ready(self, seconds: float = START_SECONDS) -> list[str]:
+        """Wait until it says so; gives the addresses that it names."""
+        gave_up = threading.Timer(seconds, self.process.kill)
         gave_up.start()
         self.said = line = ""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self.said += line
-            if line.startswith("ready "):
+            if line.split()[:1] == ["ready"]:
                 break
         gave_up.cancel()
-        assert line.startswith("ready "), f"it ended before: {self.log.read_text()[-8000:]}"
-        assert line.split()[1:3] == [self.http, f"smtp://{self.smtp}"]
+        name, *addresses = line.split() or [""]
+        assert name == "ready", f"it ended before: {self.log.read_text()[-8000:]}"
+        return addresses
 
     def ask_to_stop(self) -> None:
         """Send SIGTERM and go on."""
@@ -134,13 +112,13 @@ class Served:
         return self.process.wait(STOP_SECONDS)
 
     def kill(self) -> None:
-        """Kill the server, and wait until its children have noticed and gone."""
+        """Kill it, and wait until its children have noticed and gone."""
         children = self.children
         self.process.kill()
         self._gone(children)
 
     def resident_bytes(self) -> int:
-        """Tell how much memory the server itself has."""
+        """Tell how much memory the process itself has."""
         return resident_bytes(self.pid)
 
     def peak_bytes(self) -> list[int]:
@@ -165,6 +143,45 @@ class Served:
                     os.kill(child, signal.SIGKILL)
                 raise AssertionError(f"children that outlived their server: {left}")
             time.sleep(0.01)
+
+
+class Served(Program):
+    """A `mailtape serve` on a folder."""
+
+    def __init__(
+        self, folder: Path, log: Path, settings: Mapping[str, str], *, as_printed: bool = False
+    ) -> None:
+        self.folder = folder
+        smtp, http, policy, lmtp = DEFAULT_PORTS if as_printed else free_ports(4)
+        self.http = f"http://127.0.0.1:{http}"
+        self.smtp = f"127.0.0.1:{smtp}"
+        self.policy = f"127.0.0.1:{policy}"
+        self.lmtp = f"127.0.0.1:{lmtp}"
+        self.smtp_port = smtp
+        command: list[str | Path] = ["serve"]
+        if not as_printed:
+            command += ["--data", folder]
+            command += ["--http", self.http.removeprefix("http://"), "--smtp", self.smtp]
+            command += ["--policy", self.policy, "--lmtp", self.lmtp]
+        super().__init__(command, log, settings)
+
+    @property
+    def http_address(self) -> tuple[str, int]:
+        """Host and port of HTTP."""
+        host, _, port = self.http.removeprefix("http://").rpartition(":")
+        return host, int(port)
+
+    @property
+    def token(self) -> str:
+        """The token of the first start."""
+        given = self.settings.get("MAILTAPE_API_TOKEN")
+        return given or (self.folder / "token").read_text().strip()
+
+    def wait_until_ready(self, seconds: float = START_SECONDS) -> list[str]:
+        """Wait until it says so; gives the addresses that it names."""
+        addresses = super().wait_until_ready(seconds)
+        assert addresses[:2] == [self.http, f"smtp://{self.smtp}"]
+        return addresses
 
 
 @contextmanager

@@ -18,6 +18,7 @@ import uvloop
 from mailtape.api.main import create_app
 from mailtape.data_folder import DataFolder
 from mailtape.opening import Stores, opened
+from mailtape.ports.queue import Queue
 from mailtape.roles import jobs, listening, mail, metrics, policy, process, upkeep, web, work
 from mailtape.roles.listening import Door
 from mailtape.rows import organisations
@@ -79,6 +80,7 @@ async def _ingest(settings: Settings, folder: DataFolder, keys: Keys) -> None:
                 "rows": health.reading(stores.database),
                 "queue": health.accepting(stores.queue),
             },
+            stores.queue,
         )
         addresses = await stack.enter_async_context(
             listening.listening(settings, doors, shared=True)
@@ -120,6 +122,7 @@ async def _worker(settings: Settings, folder: DataFolder, keys: Keys) -> None:  
                 "bodies": health.keeping(stores.bodies),
                 "queue": health.accepting(stores.queue),
             },
+            stores.queue,
         )
         await _until(stopped, settings)
 
@@ -155,13 +158,16 @@ async def _judging(settings: Settings, stores: Stores) -> AsyncIterator[_Judging
 
 
 async def _looked_after(
-    settings: Settings, stack: AsyncExitStack, questions: Mapping[str, Question]
+    settings: Settings,
+    stack: AsyncExitStack,
+    questions: Mapping[str, Question],
+    queue: Queue | None = None,
 ) -> None:
     """Show health and metrics where METRICS_LISTEN says."""
     if settings.metrics_listen is not None:
         bound = stack.enter_context(listening.bind(settings.metrics_listen))
         await stack.enter_async_context(
-            web.serving(settings, metrics.create_app(questions), bound, lambda: None)
+            web.serving(settings, metrics.create_app(questions, queue), bound, lambda: None)
         )
 
 

@@ -68,6 +68,9 @@ def configure_log(
         library.handlers = []
         library.propagate = True
     logging.getLogger("alembic").setLevel(logging.WARNING)  # what was migrated we say ourselves
+    for name in ("aiormq.connection", "aio_pika", "sqlalchemy.pool"):
+        # A server that goes is one line of ours, not a traceback of each connection to it.
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     logging.captureWarnings(capture=True)
 
 

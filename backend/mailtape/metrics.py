@@ -31,6 +31,12 @@ QUEUE_DEPTH = Gauge(
     ["state"],
     registry=REGISTRY,
 )
+PART_WORKS = Gauge(
+    "mailtape_part_works",
+    "Whether a part that this process stands on works: 1, or 0; used once for each look.",
+    ["part"],
+    registry=REGISTRY,
+)
 VISIBLE_SECONDS = Histogram(
     "mailtape_visible_seconds",
     "Time from acceptance until a message was visible.",

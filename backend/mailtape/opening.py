@@ -219,7 +219,9 @@ async def _in_redis(
 
     async def reconcile(now: datetime) -> int:
         depth = await queue.depth()
-        return await redis.reconcile(now, idle=not (depth.waiting or depth.leased))
+        # A broker does not tell what other processes are storing just now.
+        alone = isinstance(queue, SqliteQueue)
+        return await redis.reconcile(now, idle=alone and not (depth.waiting or depth.leased))
 
     async def tend(now: datetime) -> int:
         if connection.available:  # while it is away nothing can be noticed, and that is logged

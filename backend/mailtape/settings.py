@@ -620,6 +620,11 @@ class Settings(
         return self.app_env == "production"
 
     @property
+    def on_servers_alone(self) -> bool:
+        """Whether nothing of what is kept lies in the data folder."""
+        return None not in (self.db_host, self.mongodb_url, self.rabbitmq_url)
+
+    @property
     def capture(self) -> bool:
         """Whether `serve` takes mail for addresses that nobody has."""
         if self.capture_organization is None:

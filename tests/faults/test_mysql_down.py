@@ -77,6 +77,26 @@ async def test_a_paused_server_is_unavailable_soon_and_works_when_it_goes_on(
     assert await database.read(tiers.find, "unlimited") == UNLIMITED
 
 
+async def test_who_stops_waiting_for_a_paused_server_leaves_it_no_connection_for_ever(
+    instance: Instance, database: MysqlDatabase
+) -> None:
+    assert await database.read(_one) == 1
+    instance.pause("mysql")
+    try:
+        for _ in range(6):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await database.read(_one)
+        assert database._under_way
+        async with asyncio.timeout(SOON):
+            while database._under_way:
+                await asyncio.sleep(0.05)
+    finally:
+        instance.resume("mysql")
+
+    assert [await database.read(_one) for _ in range(8)] == [1] * 8
+
+
 async def test_a_killed_server_is_unavailable_and_the_next_one_is_found(
     instance: Instance, database: MysqlDatabase, url: URL
 ) -> None:

@@ -7,17 +7,15 @@ own. Postfix adds one `Received` header in front of a mail and nothing else; the
 
 import json
 import re
-import secrets
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from typing import Any
 
-import httpx
 import pytest
 
 from inbox import Inbox
 from lossy import Link, link
+from owners import Owner, owning, registered
 from postfix import Postfix, receiving
 from senders import SENDER, Line, stuffed
 from served import Served, run, serving
@@ -29,30 +27,6 @@ HEAD = b"From: Shop <shop@example.org>\r\nTo: qa@example.org\r\n"
 MAIL = HEAD + b"Subject: Your order\r\n\r\nThank you for it.\r\n"
 SMALL_TIER = {"emails_per_month": 2, "message_bytes": 20_000}
 MAILS_AT_MOST = SMALL_TIER["emails_per_month"]
-
-
-class Owner(Inbox):
-    """An organisation of a test's own, on the small tier."""
-
-    def address(self) -> str:
-        """Take an address that nobody else has."""
-        made = self.client.post("/addresses", json={"local_part": secrets.token_hex(8)})
-        assert made.status_code == 201, made.text
-        return str(made.json()["address"])
-
-    def used(self) -> int:
-        """Tell how many mails were counted this month."""
-        return int(self.get("/usage").json()["emails"]["used"])
-
-    def messages(self, address: str) -> list[dict[str, Any]]:
-        """Open all messages of an address."""
-        listed = self.get("/messages", address=address).json()["items"]
-        return [self.get(f"/messages/{item['id']}").json() for item in listed]
-
-    def only_message(self, address: str) -> dict[str, Any]:
-        """Open the message of an address that has one."""
-        (message,) = self.messages(address)
-        return message
 
 
 @pytest.fixture(scope="module")
@@ -76,24 +50,14 @@ def postfix(served: Served) -> Iterator[Postfix]:
 @pytest.fixture
 def local(served: Served) -> Iterator[Owner]:
     """The organisation without limits."""
-    owner = Owner(served.http, served.token)
-    with owner.client:
+    with owning(served.http, served.token) as owner:
         yield owner
 
 
 @pytest.fixture
 def small(served: Served) -> Iterator[Owner]:
     """A new organisation, which may have two small mails."""
-    body = {
-        "email": f"{secrets.token_hex(8)}@example.org",
-        "password": "a long and private sentence",
-        "organization": secrets.token_hex(8),
-        "cookie": False,
-    }
-    made = httpx.post(served.http + "/auth/register", json=body, timeout=30, trust_env=False)
-    assert made.status_code == 201, made.text
-    owner = Owner(served.http, made.json()["access_token"])
-    with owner.client:
+    with registered(served.http) as owner:
         yield owner
 
 

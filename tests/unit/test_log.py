@@ -83,6 +83,18 @@ def test_writes_one_json_object_a_line_with_facts() -> None:
     assert (theirs["event"], theirs["level"]) == ("shutting down", "warning")
 
 
+def test_a_server_that_goes_is_not_told_of_by_the_library_as_well() -> None:
+    written = io.StringIO()
+    configure_log("info", "json", written)
+
+    logging.getLogger("aiormq.connection").error("error when creating transport")
+    logging.getLogger("sqlalchemy.pool.impl.AsyncAdaptedQueuePool").error("Exception during reset")
+    logging.getLogger("aiormq.channel").error("This is a fault")
+
+    (line,) = written.getvalue().splitlines()
+    assert json.loads(line)["event"] == "This is a fault"
+
+
 def test_a_stranger_cannot_make_a_second_line() -> None:
     written = io.StringIO()
     configure_log("info", "json", written)

@@ -65,8 +65,8 @@ class ApiSettings:
 
     @property
     def issuer(self) -> Issuer:
-        """What access and refresh tokens are made and read with."""
-        return Issuer(self.backend_url, self.keys, self.sessions)
+        """What access and refresh tokens are made and read with, at every API of a fleet."""
+        return Issuer(self.domain, self.keys, self.sessions)
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,7 @@ def show(
 
 @app.command()
 def retry(receipt: Receipt, data: DataOption = None) -> None:
-    """Offer a parked mail to the workers again, at the next start; the server must not run."""
+    """Offer a parked mail to the workers again; `serve` with a queue of its own must not run."""
     if not _ask(lambda queue: queue.unpark(receipt), data, alone=True):
         raise _no_such_mail()
     typer.echo(f"Mail {receipt} waits in the queue again.")
@@ -75,7 +75,7 @@ def retry(receipt: Receipt, data: DataOption = None) -> None:
 
 @app.command()
 def drop(receipt: Receipt, data: DataOption = None) -> None:
-    """Forget a parked mail for good; the server must not run."""
+    """Forget a parked mail for good; `serve` with a queue of its own must not run."""
     if not _ask(lambda queue: queue.drop(receipt), data, alone=True):
         raise _no_such_mail()
     typer.echo(f"Mail {receipt} is gone.")
@@ -84,8 +84,9 @@ def drop(receipt: Receipt, data: DataOption = None) -> None:
 def _ask(question: Callable[[Queue], Awaitable[T]], data: DataOption, *, alone: bool = False) -> T:
     """Ask the queue; `alone` where a running server would not learn of what was changed.
 
-    A running server remembers what it has read and how much there is, so a mail that another
-    process gives back to the queue would lie there until the next start.
+    A server that has the queue in a file remembers what it has read and how much there is, so a
+    mail that another process gives back to it would lie there until the next start. A broker tells
+    its workers itself.
     """
     settings = read_settings(data_dir=data)
     folder = existing(settings)
@@ -95,7 +96,7 @@ def _ask(question: Callable[[Queue], Awaitable[T]], data: DataOption, *, alone: 
             return await question(stores.queue)
 
     with ExitStack() as owning:
-        if alone:
+        if alone and settings.rabbitmq_url is None:
             owning.enter_context(folder.owned())
         return asyncio.run(ask())
 

@@ -9,12 +9,16 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from mailtape.metrics import REGISTRY
+from mailtape.ports.queue import Queue
 from mailtape.services import health
 from mailtape.services.health import Question
 
 
-def create_app(questions: Mapping[str, Question]) -> Starlette:
-    """Make the application; `questions` are the parts without which the process is of no use."""
+def create_app(questions: Mapping[str, Question], queue: Queue | None = None) -> Starlette:
+    """Make the application; `questions` are the parts without which the process is of no use.
+
+    Where there is a `queue`, its depth is shown too.
+    """
 
     async def get_health(_request: Request) -> Response:
         works = await health.check(questions)
@@ -26,6 +30,7 @@ def create_app(questions: Mapping[str, Question]) -> Starlette:
         )
 
     async def get_metrics(_request: Request) -> Response:
+        await health.measure(questions, queue)
         return Response(generate_latest(REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     return Starlette(

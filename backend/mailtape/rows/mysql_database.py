@@ -153,7 +153,11 @@ class MysqlDatabase:
         task = asyncio.create_task(_run(engine, work, commit=engine is self._writer))
         self._under_way.add(task)
         task.add_done_callback(self._settled)
-        done, _ = await asyncio.wait({task}, timeout=seconds)
+        try:
+            done, _ = await asyncio.wait({task}, timeout=seconds)
+        except asyncio.CancelledError:  # nobody waits any more, and its connection is not for ever
+            asyncio.get_running_loop().call_later(seconds, task.cancel)
+            raise
         if not done:
             task.cancel()
             await asyncio.wait({task}, timeout=_GRACE_SECONDS)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import TypeAlias
 
 from mailtape.domain.errors import MailtapeError
+from mailtape.metrics import PART_WORKS, QUEUE_DEPTH
 from mailtape.ports.bodies import Bodies
 from mailtape.ports.queue import Queue
 from mailtape.rows import organisations
@@ -41,6 +42,23 @@ async def check(questions: Mapping[str, Question]) -> dict[str, bool]:
     """Tell of each part whether it works."""
     works = await asyncio.gather(*(_works(ask) for ask in questions.values()))
     return dict(zip(questions, works, strict=True))
+
+
+async def measure(questions: Mapping[str, Question], queue: Queue | None) -> None:
+    """Bring the metrics of parts and queue up to date; what cannot be told is not shown."""
+    for name, works in (await check(questions)).items():
+        PART_WORKS.labels(name).set(works)
+    if queue is None:
+        return
+    try:
+        async with asyncio.timeout(_PATIENCE_SECONDS):
+            depth = await queue.depth()
+    except (MailtapeError, TimeoutError):
+        QUEUE_DEPTH.clear()
+        return
+    QUEUE_DEPTH.labels("waiting").set(depth.waiting)
+    QUEUE_DEPTH.labels("leased").set(depth.leased)
+    QUEUE_DEPTH.labels("parked").set(depth.parked)
 
 
 async def _works(ask: Question) -> bool:

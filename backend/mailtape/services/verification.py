@@ -13,10 +13,10 @@ takes; a mail that is stored and still queued, which will be stored again withou
 """
 
 import hashlib
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import zstandard
 
@@ -106,10 +106,21 @@ class Queued(Protocol):
         """The raw size."""
 
 
+Named: TypeAlias = Callable[[Sequence[IngestId]], Awaitable[set[IngestId]]]
+"""Tells which of these mails a queue still has, or too many: see `ports.queue.Queue.named`."""
+
+
 async def verify(
-    database: Database, bodies: Bodies, queued: Iterable[Queued], tally: Tally
+    database: Database,
+    bodies: Bodies,
+    queued: Iterable[Queued],
+    tally: Tally,
+    named_elsewhere: Named | None = None,
 ) -> AsyncIterator[Finding]:
     """Look at everything once and tell what is wrong, as it is found.
+
+    `queued` is what lies in a file and is looked at; a queue that only tells which mails it has is
+    asked by `named_elsewhere`, and their bodies are spared.
 
     Raises:
         Unavailable: a store cannot be read at all.
@@ -117,12 +128,17 @@ async def verify(
     accounts = await database.read(verification.accounts)
     tally.organisations = len(accounts)
     named: set[IngestId] = set()
+
+    async def still_queued(ingest_ids: Sequence[IngestId]) -> set[IngestId]:
+        elsewhere = await named_elsewhere(ingest_ids) if named_elsewhere else set()
+        return elsewhere | named.intersection(ingest_ids)
+
     for finding in _check_queue(queued, named, tally):
         yield finding
     for account in accounts:
         async for finding in _check_account(database, account):
             yield finding
-    async for finding in _check_bodies(database, bodies, named, tally):
+    async for finding in _check_bodies(database, bodies, still_queued, tally):
         yield finding
     async for finding in _check_messages(database, bodies, {a.id for a in accounts}, tally):
         yield finding
@@ -203,7 +219,7 @@ async def _check_messages(
 
 
 async def _check_bodies(
-    database: Database, bodies: Bodies, queued: set[IngestId], tally: Tally
+    database: Database, bodies: Bodies, still_queued: Named, tally: Tally
 ) -> AsyncIterator[Finding]:
     after: BodyKey | None = None
     while page := await bodies.keys(after, _PAGE):
@@ -213,6 +229,7 @@ async def _check_bodies(
             async for finding in _check_body(bodies, key, messages, tally):
                 yield finding
         unnamed = [key for key, messages in messages_of.items() if not messages]
+        queued = await still_queued([key.ingest_id for key in unnamed]) if unnamed else set()
         async for finding in _check_unnamed(database, unnamed, queued):
             yield finding
         after = page[-1]
@@ -291,7 +308,7 @@ async def _check_search(database: Database) -> AsyncIterator[Finding]:
                 Kind.SEARCH_WITHOUT_MESSAGE, f"search has entry {number}, which is no message"
             )
         after = page[-1]
-    if not await database.write(verification.search_is_sound):
+    if not await database.write_bulk(verification.search_is_sound):
         yield Finding(Kind.SEARCH_DAMAGED, "the words of the search index are not those entered")
 
 

@@ -73,13 +73,13 @@ def test_a_write_that_was_answered_otherwise_is_named(answer: dict[str, object],
 
 
 @pytest.mark.parametrize(
-    ("told", "right"),
+    ("told", "faults"),
     [
-        ("maxmemory:0\r\nmaxmemory_policy:allkeys-lru\r\n", True),
-        ("# Memory\r\nmaxmemory:1024\r\nmaxmemory_policy:noeviction\r\n", True),
-        ("maxmemory:1024\r\nmaxmemory_policy:allkeys-lru\r\n", False),
-        ("maxmemory:1024\r\nmaxmemory_policy:volatile-ttl\r\n", False),
+        ("maxmemory:0\r\nmaxmemory_policy:allkeys-lru\r\n", 0),
+        ("# Memory\r\nmaxmemory:1024\r\nmaxmemory_policy:noeviction\r\n", 0),
+        ("maxmemory:1024\r\nmaxmemory_policy:allkeys-lru\r\n", 1),
+        ("maxmemory:1024\r\nmaxmemory_policy:volatile-ttl\r\n", 1),
     ],
 )
-def test_a_redis_may_not_drop_what_is_counted(told: str, right: bool) -> None:
-    assert (fault_of_memory(told) is None) is right
+def test_a_redis_may_not_drop_what_is_counted(told: str, faults: int) -> None:
+    assert [fault_of_memory(told)].count(None) == 1 - faults

@@ -1,0 +1,324 @@
+"""A fleet while one of its parts is down: what senders and readers are told, and what is left.
+
+The servers are this module's own, and are killed or paused as a machine would die or hang. One
+fleet stands for all tests, which come in any order, and each leaves every part running.
+"""
+
+import json
+import random
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+
+import pytest
+
+import fleet as fleets
+import services
+from fleet import Fleet, asked
+from owners import Owner, registered
+from senders import Line, Senders, compare, numbered
+from services import Instance
+
+pytestmark = [pytest.mark.services, pytest.mark.e2e]
+
+SEEN_WITHIN = 120.0
+"""Seconds after a part is back; what is not visible by then is lost."""
+ANSWER_WITHIN = 30.0
+"""Seconds in which everybody is told something, whatever is down."""
+NOT_NOW = b"451 4.3.0"
+MAILS_A_MONTH = 8
+LARGE = 300 * 2**10
+"""Bytes; more than a broker is given."""
+
+
+@pytest.fixture(scope="module")
+def instance() -> Iterator[Instance]:
+    with services.running("mysql", "redis", "rabbitmq", "mongodb") as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory, instance: Instance) -> Iterator[Fleet]:
+    folder = tmp_path_factory.mktemp("fleet")
+    settings = instance.variables()
+    with fleets.fleet(folder, settings, api=1, ingest=1, policy=1, worker=1) as started:
+        with closing(services.connect_mysql(settings)) as rows, rows.cursor() as cursor:
+            limits = json.dumps({"emails_per_month": MAILS_A_MONTH})
+            cursor.execute("UPDATE tiers SET limits = %s WHERE name = 'free'", (limits,))
+        yield started
+
+
+@pytest.fixture
+def local(fleet: Fleet) -> Iterator[Owner]:
+    with fleets.local(fleet.of("api")[0]) as owner:
+        yield owner
+
+
+def send(fleet: Fleet, name: str, address: str, *, size: int = 500) -> bytes:
+    """Send a mail with this subject; gives the last reply, to its enhanced code."""
+    ((_, raw),) = numbered(1, size=size, prefix=name)
+    with Line(fleet.of("ingest")[0].smtp, seconds=ANSWER_WITHIN) as line:
+        assert line.hello().startswith(b"250")
+        return line.send(raw, address.encode())[:9]
+
+
+def hand_over(fleet: Fleet, name: str, address: str, queue_id: str) -> bytes:
+    """Hand a mail over as Postfix does; gives the reply to it."""
+    ((_, raw),) = numbered(1, size=500, prefix=name)
+    with Line(fleet.of("ingest")[0].lmtp, seconds=ANSWER_WITHIN) as line:
+        line.reply()
+        assert line.say(b"LHLO relay").startswith(b"250")
+        assert line.say(b"XFORWARD IDENT=%b" % queue_id.encode()).startswith(b"250")
+        return line.send(raw, address.encode())
+
+
+def ask(fleet: Fleet, address: str) -> str:
+    return asked(fleet.of("policy")[0].policy, address)
+
+
+def down(instance: Instance, name: str, how: str) -> None:
+    """Take a server away: dead, or hanging."""
+    if how == "killed":
+        instance.kill(name)
+    else:
+        instance.pause(name)
+
+
+def up(instance: Instance, name: str, how: str) -> None:
+    """Bring it back with what it had."""
+    if how == "killed":
+        instance.start(name)
+    else:
+        instance.resume(name)
+
+
+def subjects(local: Owner, address: str, expected: Iterable[str]) -> list[str]:
+    """Wait until these are among the subjects of an address; gives all that are there."""
+    names, deadline = set(expected), time.monotonic() + SEEN_WITHIN
+    while True:
+        local.wait_for(len(names), SEEN_WITHIN, address=address)
+        seen = [item["subject"] for item in local.listed() if item["address"] == address]
+        if names <= set(seen) or time.monotonic() > deadline:
+            return seen
+        time.sleep(0.2)
+
+
+def until_works(fleet: Fleet, address: str, *, size: int = 500) -> None:
+    """Wait until mail is taken again; who was cut off tries again in seconds."""
+    deadline = time.monotonic() + SEEN_WITHIN
+    while send(fleet, "again", address, size=size)[:3] != b"250":
+        assert time.monotonic() < deadline, "it does not come back"
+        time.sleep(0.5)
+
+
+WAYS = pytest.mark.parametrize("how", ["killed", "paused"])
+
+
+@WAYS
+def test_without_rabbitmq_senders_keep_their_mail_and_readers_read(
+    how: str, fleet: Fleet, instance: Instance, local: Owner, tell: Callable[..., None]
+) -> None:
+    address = local.address()
+    mails = numbered(100_000, prefix=f"rabbit-{how}")
+    senders = Senders(fleet.of("ingest")[0].smtp, mails, per_second=50, recipient=address.encode())
+    relayed = [(f"relayed-{how}-{number}", secrets.token_hex(8)) for number in range(5)]
+    senders.start()
+    senders.wait_for(50)
+    time.sleep(1)  # a broker writes down that a queue exists half a second after it was declared
+    down(instance, "rabbitmq", how)
+    try:
+        begin = time.monotonic()
+        assert send(fleet, "not now", address) == NOT_NOW
+        assert time.monotonic() - begin < ANSWER_WITHIN
+        for name, queue_id in relayed:
+            assert hand_over(fleet, name, address, queue_id)[:9] == NOT_NOW
+        assert local.get("/messages", address=address).status_code == 200
+        assert local.count(address=address) > 0
+        assert ask(fleet, address) == "DUNNO"
+    finally:
+        up(instance, "rabbitmq", how)
+    acknowledged = len(senders.account.acknowledged)
+    senders.wait_for(acknowledged + 50, SEEN_WITHIN)
+    senders.enough()
+    account = senders.join(60)
+    for name, queue_id in relayed:
+        assert hand_over(fleet, name, address, queue_id)[:3] == b"250"
+    names = {f"{name}-0" for name, _ in relayed}
+    assert send(fleet, "last", address)[:3] == b"250"  # behind whatever is on its way still
+    names.add("last-0")
+
+    seen = Counter(subjects(local, address, account.acknowledged | names))
+    assert {name: seen[name] for name in names} == dict.fromkeys(names, 1)
+    record = compare(account, (name for name in seen.elements() if name not in names))
+    tell(record, account.refusals)
+    # What was on its way to the broker when it fell silent may appear although its sender was told
+    # to try again; only what has a name of its own, as a relay's queue id, is recognised.
+    assert record.lost == 0, record
+    assert record.dup <= account.refusals.total(), record
+    assert set(seen) - names - account.acknowledged <= {"not now-0"}
+    assert {reply[:1] for reply in account.refusals} <= {b"4"}, account.refusals
+
+
+@WAYS
+def test_without_mysql_known_addresses_take_mail_and_nobody_is_called_unknown(
+    how: str, fleet: Fleet, instance: Instance, local: Owner
+) -> None:
+    known, unheard_of = local.address(), local.address()
+    assert send(fleet, "before", known)[:3] == b"250"
+    assert ask(fleet, known) == "DUNNO"
+    down(instance, "mysql", how)
+    try:
+        for number in range(5):
+            assert send(fleet, f"meanwhile-{number}", known)[:3] == b"250"
+        assert ask(fleet, known) == "DUNNO"
+        for stranger in (unheard_of, f"nobody@{fleets.DOMAIN}"):
+            assert send(fleet, "unknown", stranger) == NOT_NOW
+            assert ask(fleet, stranger)[:9] == NOT_NOW.decode()
+        answer = local.get("/messages")
+        assert answer.status_code == 503
+        assert int(answer.headers["Retry-After"]) > 0
+        assert answer.json()["status"] == 503
+    finally:
+        up(instance, "mysql", how)
+
+    expected = ["before-0", *(f"meanwhile-{number}-0" for number in range(5))]
+    until_works(fleet, unheard_of)
+    assert sorted(subjects(local, known, expected)) == expected
+
+
+@WAYS
+def test_without_mongodb_small_mail_is_taken_and_lists_are_shown(
+    how: str, fleet: Fleet, instance: Instance, local: Owner
+) -> None:
+    address = local.address()
+    assert send(fleet, "before", address)[:3] == b"250"
+    assert local.wait_for(1, SEEN_WITHIN, address=address) == 1
+    (before,) = local.get("/messages", address=address).json()["items"]
+    down(instance, "mongodb", how)
+    try:
+        assert send(fleet, "small", address)[:3] == b"250"
+        assert send(fleet, "large", address, size=LARGE) == NOT_NOW
+        assert local.get("/messages", address=address).status_code == 200
+        for path in ("", "/raw"):
+            answer = local.get(f"/messages/{before['id']}{path}")
+            assert answer.status_code == 503
+            assert int(answer.headers["Retry-After"]) > 0
+    finally:
+        up(instance, "mongodb", how)
+
+    until_works(fleet, address, size=LARGE)
+    expected = ["again-0", "before-0", "small-0"]
+    seen = subjects(local, address, expected)
+    assert sorted(set(seen) - {"large-0"}) == expected
+    assert len(seen) == len(set(seen))
+    assert local.raw(before["id"]).startswith(b"From: ")
+
+
+def test_without_redis_no_limit_is_passed_nor_when_it_is_back(
+    fleet: Fleet, instance: Instance
+) -> None:
+    with registered(fleet.of("api")[0].http) as owner:
+        address = owner.address()
+        before, most = MAILS_A_MONTH // 2, 2 * MAILS_A_MONTH
+        replies = [send(fleet, f"redis-{number}", address) for number in range(before)]
+        instance.kill("redis")
+        try:
+            replies += [send(fleet, f"redis-{number}", address) for number in range(before, most)]
+            assert owner.get("/usage").status_code == 200
+        finally:
+            instance.start("redis")
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:  # first by the rows still, then by Redis again
+            replies.append(send(fleet, f"redis-{len(replies)}", address))
+            time.sleep(0.2)
+
+        granted = replies.count(b"250 2.0.0")
+        assert before < granted <= MAILS_A_MONTH
+        assert granted + replies.count(b"452 4.2.2") == len(replies)
+        assert owner.wait_for(granted, SEEN_WITHIN, address=address) == granted
+        assert owner.used() == granted
+
+
+@WAYS
+def test_without_redis_and_mysql_nothing_is_decided(
+    how: str, fleet: Fleet, instance: Instance
+) -> None:
+    with registered(fleet.of("api")[0].http) as owner:
+        address = owner.address()
+        assert send(fleet, "before", address)[:3] == b"250"
+        assert ask(fleet, address) == "DUNNO"
+        down(instance, "redis", how)
+        try:
+            down(instance, "mysql", how)
+            try:
+                assert send(fleet, "not now", address) == NOT_NOW
+                assert ask(fleet, address)[:9] == NOT_NOW.decode()
+                assert owner.get("/usage").status_code == 503
+            finally:
+                up(instance, "mysql", how)
+        finally:
+            up(instance, "redis", how)
+
+        until_works(fleet, address)
+        assert owner.wait_for(2, SEEN_WITHIN, address=address) == 2
+
+
+def test_a_worker_that_is_killed_again_and_again_stores_each_mail_once(
+    fleet: Fleet, local: Owner, chance: random.Random, tell: Callable[..., None], *, soak: bool
+) -> None:
+    address, (worker,) = local.address(), fleet.of("worker")
+    mails, kills = 600, 30 if soak else 4
+    senders = Senders(
+        fleet.of("ingest")[0].smtp,
+        numbered(mails, prefix="worker"),
+        recipient=address.encode(),
+    )
+    senders.start()
+    for number in range(kills):
+        senders.wait_for((number + 1) * mails // (kills + 1))
+        time.sleep(chance.uniform(0, 0.3))
+        worker.kill()
+        worker.launch()
+        worker.wait_until_ready(120)
+    account = senders.join(120)
+
+    record = compare(account, subjects(local, address, account.acknowledged))
+    tell(record)
+    assert record.acked == mails
+    assert (record.lost, record.dup, record.unexpected) == (0, 0, 0), record
+
+
+def test_who_follows_an_api_that_is_killed_goes_on_where_it_was(fleet: Fleet) -> None:
+    (api,) = fleet.of("api")
+    with registered(api.http) as owner:
+        address = owner.address()
+        for number in range(3):
+            assert send(fleet, f"api-{number}", address)[:3] == b"250"
+        seen = _events_after(owner, 0, 2)
+        api.kill()
+        for number in range(3, 6):
+            assert send(fleet, f"api-{number}", address)[:3] == b"250"
+        api.launch()
+        api.wait_until_ready(120)
+
+        seen += _events_after(owner, seen[-1][0], 4)
+
+    assert [number for number, _ in seen] == list(range(1, 7))
+    assert sorted(subject for _, subject in seen) == [f"api-{number}-0" for number in range(6)]
+
+
+def _events_after(owner: Owner, after: int, count: int) -> list[tuple[int, str]]:
+    """Read so many events off a stream and hang up; gives numbers and subjects."""
+    events: list[tuple[int, str]] = []
+    headers = {"Last-Event-ID": str(after)}
+    with owner.client.stream("GET", "/events", headers=headers) as stream:
+        assert stream.status_code == 200
+        for line in stream.iter_lines():
+            if line.startswith("data: "):
+                data = json.loads(line.removeprefix("data: "))
+                events.append((data["sequence"], data["message"]["subject"]))
+            if len(events) == count:
+                break
+    return events

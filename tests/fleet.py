@@ -1,0 +1,240 @@
+"""A fleet: `mailtape api`, `ingest`, `policy` and `worker`, several of each, on one set of servers.
+
+Each process has a data folder of its own, as on a machine of its own; what they share is what the
+settings name. Every one is started, paused, ended or killed by itself, and started again where it
+was.
+"""
+
+import os
+import secrets
+import signal
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Self
+
+import services
+from owners import Owner, owning
+from processes import free_ports
+from served import Program, run
+
+DOMAIN = "mail.example.com"
+_DOORS: Mapping[str, Mapping[str, str]] = {
+    "api": {"http": "--http"},
+    "ingest": {"smtp": "--smtp", "lmtp": "--lmtp"},
+    "policy": {"policy": "--listen"},
+    "worker": {},
+}
+"""What each role listens for, and the flag that says where."""
+_MOST_DOORS = 2
+_START_SECONDS = 180
+"""Each loads for seconds, and all of them at once on the cores that there are."""
+_LOG_TAIL = 8_000
+
+
+class Process(Program):
+    """One process of a fleet."""
+
+    def __init__(
+        self,
+        role: str,
+        folder: Path,
+        settings: Mapping[str, str],
+        listen: Mapping[str, str] | None = None,
+    ) -> None:
+        """Choose free ports for what `listen` does not say; nothing runs yet."""
+        self.role = role
+        doors = _DOORS[role]
+        self.listen = {
+            name: f"127.0.0.1:{port}"
+            for name, port in zip(doors, free_ports(_MOST_DOORS), strict=False)
+        } | dict(listen or {})
+        self.folder = folder
+        command: list[str | Path] = [role, "--data", folder]
+        for name, flag in doors.items():
+            command += [flag, self.listen[name]]
+        super().__init__(command, folder.with_suffix(".log"), settings)
+
+    @property
+    def http(self) -> str:
+        """Where an API answers."""
+        return f"http://{self.listen['http']}"
+
+    @property
+    def smtp(self) -> str:
+        """Where an ingest takes mail from anybody."""
+        return self.listen["smtp"]
+
+    @property
+    def lmtp(self) -> str:
+        """Where an ingest takes mail from a relay."""
+        return self.listen["lmtp"]
+
+    @property
+    def policy(self) -> str:
+        """Where a policy daemon is asked."""
+        return self.listen["policy"]
+
+    def pause(self) -> None:
+        """Let it and its children neither answer nor refuse."""
+        for pid in (self.pid, *self.children):
+            os.kill(pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        for pid in (self.pid, *self.children):
+            os.kill(pid, signal.SIGCONT)
+
+
+class Fleet:
+    """The processes on one set of servers, and what all of them are told."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, str]) -> None:
+        self.folder = folder
+        self.token = secrets.token_hex(24)
+        self.settings = {
+            "DOMAIN": DOMAIN,
+            "JWT_SECRET": secrets.token_hex(32),
+            "API_TOKEN_SALT": secrets.token_hex(32),
+            "MAILTAPE_API_TOKEN": self.token,
+            "DB_CONNECTIONS": "4",  # the server has so many for all fleets of all tests
+            "WORKERS": "1",
+            **settings,
+        }
+        self.processes: list[Process] = []
+
+    def migrate(self) -> None:
+        """Bring the servers to this release."""
+        done = run(
+            "migrate", "--data", self.folder / "first", cwd=self.folder, settings=self.settings
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def add(self, role: str, listen: Mapping[str, str] | None = None, **settings: str) -> Process:
+        """Give it one more process, which is not started."""
+        number = len(self.processes)
+        process = Process(role, self.folder / f"{number}-{role}", self.settings | settings, listen)
+        self.processes.append(process)
+        return process
+
+    def start(self, **counts: int) -> Self:
+        """Start so many of each role at the same time, and wait until all are ready."""
+        started = [self.add(role) for role, count in counts.items() for _ in range(count)]
+        for process in started:
+            process.launch()
+        for process in started:
+            process.wait_until_ready(_START_SECONDS)
+        return self
+
+    def of(self, role: str) -> list[Process]:
+        """List the processes of a role."""
+        return [process for process in self.processes if process.role == role]
+
+    def close(self) -> None:
+        """Make sure that nothing of it runs any more."""
+        with ExitStack() as closing:
+            for process in self.processes:
+                if hasattr(process, "process"):
+                    closing.callback(process.close)
+
+    def faults(self) -> list[str]:
+        """List the processes that failed in a way that nobody foresaw."""
+        return [process.log.name for process in self.processes if "Traceback" in _text(process.log)]
+
+    def print_logs(self) -> None:
+        """Print the end of what each process has written."""
+        for process in self.processes:
+            print(f"--- the end of {process.log}\n{_text(process.log)[-_LOG_TAIL:]}")
+
+
+def _text(log: Path) -> str:
+    return log.read_text() if log.exists() else ""
+
+
+@contextmanager
+def fleet(folder: Path, settings: Mapping[str, str], **counts: int) -> Iterator[Fleet]:
+    """Run a fleet of so many processes of each role for as long as the context lasts.
+
+    Whatever a test does to it from outside, nothing in it may fail in a way that nobody foresaw: a
+    traceback in a log fails the test. On a failure the logs are shown.
+    """
+    made = Fleet(folder, settings)
+    try:
+        made.migrate()
+        try:
+            yield made.start(**counts)
+        finally:
+            made.close()
+        assert made.faults() == [], "they failed in a way nobody foresaw"
+    except BaseException:
+        made.print_logs()
+        raise
+
+
+@contextmanager
+def places() -> Iterator[dict[str, str]]:
+    """Make places of a test's own on the shared servers; gives the variables that lead there.
+
+    Redis is one of its own: what fleets count there is not to be told apart by a prefix.
+    """
+    with (
+        services.own_database() as rows,
+        services.own_documents() as documents,
+        services.own_vhost() as queue,
+        services.running("redis") as redis,
+    ):
+        names = ("DB_", "MONGODB_", "RABBITMQ_")
+        merged: dict[str, str] = {}
+        for given, name in zip((rows, documents, queue), names, strict=True):
+            merged |= {key: value for key, value in given.items() if key.startswith(name)}
+        yield merged | redis.variables()
+
+
+@contextmanager
+def local(api: Process) -> Iterator[Owner]:
+    """Speak to an API as the owner of the first token, whose organisation has no limits."""
+    with owning(api.http, api.settings["MAILTAPE_API_TOKEN"]) as owner:
+        yield owner
+
+
+class Asking:
+    """A connection to a policy daemon, as Postfix has it."""
+
+    def __init__(self, policy: str, *, seconds: float = 10) -> None:
+        host, _, port = policy.rpartition(":")
+        self.socket = socket.create_connection((host, int(port)), seconds)
+        self._replies = self.socket.makefile("rb")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._replies.close()
+        self.socket.close()
+
+    def ask(self, recipient: str, **more: str) -> str:
+        """Ask one question; gives the action.
+
+        Raises:
+            OSError: the connection died before it came.
+        """
+        attributes = {
+            "request": "smtpd_access_policy",
+            "protocol_state": "RCPT",
+            "recipient": recipient,
+            "instance": secrets.token_hex(8),
+            **more,
+        }
+        lines = "".join(f"{name}={value}\n" for name, value in attributes.items())
+        self.socket.sendall(lines.encode() + b"\n")
+        action = self._replies.readline()
+        if self._replies.readline() != b"\n":
+            raise ConnectionResetError("no reply")
+        return action.decode().removeprefix("action=").strip()
+
+
+def asked(policy: str, recipient: str, **more: str) -> str:
+    """Ask a policy daemon one question over a connection of its own; gives the action."""
+    with Asking(policy) as asking:
+        return asking.ask(recipient, **more)

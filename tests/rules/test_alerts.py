@@ -1,0 +1,48 @@
+"""Alerts ask only for what processes export, with labels that it has."""
+
+import re
+from pathlib import Path
+
+import pytest
+from prometheus_client.metrics_core import Metric
+
+from mailtape.metrics import REGISTRY
+
+RULES = (Path(__file__).parents[2] / "deploy/prometheus/mailtape.rules.yml").read_text()
+EXPRESSIONS = re.findall(r"^ +expr: (.+)$", RULES, re.MULTILINE)
+METRIC = re.compile(r"\b(mailtape_\w+)(?:\{([^}]*)\})?")
+ASKED = sorted({found for each in EXPRESSIONS for found in METRIC.findall(each)})
+SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
+
+
+def exported() -> dict[str, Metric]:
+    return {
+        metric.name + suffix: metric
+        for metric in REGISTRY.collect()
+        for suffix in SUFFIXES[metric.type]
+    }
+
+
+def labels_of(metric: Metric) -> set[str]:
+    (declared,) = [
+        each for each in REGISTRY._collector_to_names if getattr(each, "_name", "") == metric.name
+    ]
+    return set(declared._labelnames)
+
+
+def test_every_alert_has_what_it_needs() -> None:
+    names = re.findall(r"- alert: (\w+)", RULES)
+
+    assert len(names) == len(set(names)) == len(EXPRESSIONS) > 5
+    for part in ("for:", "severity:", "summary:", "description:"):
+        assert RULES.count(part) == len(names)
+    for expression in EXPRESSIONS:
+        for opening, closing in ("()", "{}", "[]"):
+            assert expression.count(opening) == expression.count(closing)
+
+
+@pytest.mark.parametrize(("name", "selector"), ASKED)
+def test_what_an_alert_asks_for_is_exported(name: str, selector: str) -> None:
+    assert name in exported()
+    asked = set(re.findall(r"(\w+)=~?\"", selector))
+    assert asked <= labels_of(exported()[name])
