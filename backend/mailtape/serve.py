@@ -226,6 +226,7 @@ async def _consumer(
             ),
         ),
         _now,
+        stores.queue.arriving,
     )
     await consumer.start()
     try:
