@@ -108,11 +108,7 @@ async def _worker(settings: Settings, folder: DataFolder, keys: Keys) -> None:  
     async with AsyncExitStack() as stack:
         stores = await stack.enter_async_context(opened(settings, folder))
         local = await stores.database.read(organisations.find_local)
-        await stack.enter_async_context(
-            work.consuming(
-                settings, stores.queue, stores.bodies, stores.database, stores.wakeups, _now
-            )
-        )
+        await stack.enter_async_context(work.consuming(settings, stores, _now))
         await stack.enter_async_context(upkeep.doing(jobs.of_rows(settings, stores, local, _now)))
         await _looked_after(
             settings,

@@ -72,6 +72,8 @@ class Stores:
     counting: Counting
     limits: FailureLimits
     wakeups: Wakeups
+    arriving: Callable[[], bool]
+    """Tells whether this process takes mail into its queue just now."""
     tidy: Callable[[], Awaitable[int]]
     """Gives back what files no longer need; tells how much."""
     prepare: Callable[[], Awaitable[None]]
@@ -114,6 +116,7 @@ async def opened(settings: Settings, folder: DataFolder) -> AsyncIterator[Stores
             counting=await _counting(database, queue, redis, stack),
             limits=_limits(database, redis),
             wakeups=wakeups,
+            arriving=queue.arriving if isinstance(queue, SqliteQueue) else _never,
             tidy=files.tidy,
             prepare=prepare,
         )
@@ -242,6 +245,10 @@ async def _in_memory(database: Database, queue: SqliteQueue) -> Counting:
         return await counters.reconcile(now, queue.backlog)
 
     return Counting(counters, reconcile)
+
+
+def _never() -> bool:
+    return False
 
 
 def _revealed(secret: SecretStr | None) -> str | None:

@@ -54,11 +54,7 @@ async def _serve(settings: Settings, folder: DataFolder, keys: Keys) -> None:
         )
         quota = Quota(recipients, stores.counting.counters, refusals, _now)
         parts = web.parts(settings, keys, http, stores, recipients, quota, _now)
-        await stack.enter_async_context(
-            work.consuming(
-                settings, stores.queue, stores.bodies, stores.database, parts.wakeups, _now
-            )
-        )
+        await stack.enter_async_context(work.consuming(settings, stores, _now))
         stack.callback(parts.passwords.close)
         telling = jobs.of_refusals(stores, refusals, parts.wakeups, _now)
         counting = jobs.of_calls(stores, parts.calls)

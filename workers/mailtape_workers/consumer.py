@@ -2,6 +2,8 @@
 
 There is one lane more than there are parsing processes, so that one batch is stored while the
 next is understood. A batch leaves when it is full or when nothing more waits, never on a timer.
+Where mail is taken in by the same process, all lanes but one stand back a little while it arrives:
+the queue is there to wait in, a sender is not.
 
 What fails decides who pays. A store that is down harms no mail: the batch is released and tried
 again. A parser that dies, or rows that will not be written, may be the fault of one mail among a
@@ -31,6 +33,11 @@ from mailtape_workers.parsers import Parser, ParserDied, ParserSettings
 
 log = structlog.get_logger(__name__)
 
+_LOOK_SECONDS = 0.01
+_MOST_LOOKS = 25
+"""A lane stands back for a quarter of a second at the most: mail that never stops arriving, or one
+that takes long to understand, must not leave the other parsing processes idle."""
+
 
 @dataclass(frozen=True, slots=True)
 class ConsumerSettings:
@@ -58,6 +65,7 @@ class Consumer:
         wakeups: Wakeups,
         settings: ConsumerSettings,
         clock: Callable[[], datetime],
+        arriving: Callable[[], bool] = lambda: False,
     ) -> None:
         self._queue = queue
         self._bodies = bodies
@@ -65,6 +73,7 @@ class Consumer:
         self._wakeups = wakeups
         self._settings = settings
         self._clock = clock
+        self._arriving = arriving
         self._parsers = [Parser(settings.parser) for _ in range(settings.workers)]
         self._idle: asyncio.Queue[Parser] = asyncio.Queue()
         self._stopping = asyncio.Event()
@@ -80,7 +89,10 @@ class Consumer:
         await asyncio.gather(*(parser.start() for parser in self._parsers))
         for parser in self._parsers:
             self._idle.put_nowait(parser)
-        self._lanes = [asyncio.create_task(self._lane()) for _ in range(self._settings.workers + 1)]
+        self._lanes = [
+            asyncio.create_task(self._lane(stands_back=number > 0))
+            for number in range(self._settings.workers + 1)
+        ]
 
     async def stop(self) -> None:
         """Finish the batches in hand and end the children; what waits stays in the queue.
@@ -95,8 +107,10 @@ class Consumer:
         await asyncio.gather(*(parser.close() for parser in self._parsers))
         await asyncio.gather(*self._lanes, return_exceptions=True)
 
-    async def _lane(self) -> None:
+    async def _lane(self, *, stands_back: bool) -> None:
         while not self._stopping.is_set():
+            if stands_back:
+                await self._stand_back()
             batch: list[Leased] = []
             try:
                 batch = await self._lease()
@@ -111,6 +125,13 @@ class Consumer:
                 log.exception("batch.failed", mails=len(batch))
                 await self._queue.release([mail.receipt for mail in batch])
                 await self._pause()
+
+    async def _stand_back(self) -> None:
+        """Let arriving mail go first, for a while."""
+        for _ in range(_MOST_LOOKS):
+            if not self._arriving() or self._stopping.is_set():
+                return
+            await asyncio.sleep(_LOOK_SECONDS)
 
     async def _lease(self) -> list[Leased]:
         """Take a batch; an empty one when it is time to stop."""

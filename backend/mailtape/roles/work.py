@@ -5,10 +5,7 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 
 from mailtape.mime.limits import Limits
-from mailtape.ports.bodies import Bodies
-from mailtape.ports.queue import Queue
-from mailtape.rows.database import Database
-from mailtape.services.wakeups import Wakeups
+from mailtape.opening import Stores
 from mailtape.settings import Settings
 from mailtape_workers.consumer import Consumer, ConsumerSettings
 from mailtape_workers.parsers import ParserSettings
@@ -16,19 +13,14 @@ from mailtape_workers.parsers import ParserSettings
 
 @asynccontextmanager
 async def consuming(
-    settings: Settings,
-    queue: Queue,
-    bodies: Bodies,
-    database: Database,
-    wakeups: Wakeups,
-    clock: Callable[[], datetime],
+    settings: Settings, stores: Stores, clock: Callable[[], datetime]
 ) -> AsyncIterator[Consumer]:
     """Take mail from the queue for as long as the context lasts."""
     consumer = Consumer(
-        queue,
-        bodies,
-        database,
-        wakeups,
+        stores.queue,
+        stores.bodies,
+        stores.database,
+        stores.wakeups,
         ConsumerSettings(
             workers=settings.worker_processes,
             tries=settings.worker_tries,
@@ -38,6 +30,7 @@ async def consuming(
             ),
         ),
         clock,
+        stores.arriving,
     )
     await consumer.start()
     try:

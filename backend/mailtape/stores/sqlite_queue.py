@@ -57,6 +57,10 @@ class _Put:
     done: asyncio.Future[None]
 
 
+_JUST_NOW_SECONDS = 0.03
+"""Senders that are kept waiting come again sooner."""
+
+
 @dataclass(slots=True)
 class Backlog:
     """What one organisation has waiting or leased."""
@@ -133,6 +137,7 @@ class SqliteQueue:
         self._reading = ThreadPoolExecutor(1, thread_name_prefix="queue")
         self._incoming: deque[_Put] = deque()
         self._flush_due = False
+        self._put_at = float("-inf")
         self._cursor = 0
         self._again: list[tuple[float, int]] = []
         self._leases: dict[int, _Lease] = {}
@@ -161,12 +166,17 @@ class SqliteQueue:
             asyncio.get_running_loop().create_future(),
         )
         self._held += 1
+        self._put_at = self._ticks()
         self._held_bytes += len(raw)
         self._incoming.append(put)
         if not self._flush_due:
             self._flush_due = True
             self._writing.submit(self._flush).add_done_callback(self._flushed)
         await put.done
+
+    def arriving(self) -> bool:
+        """Tell whether mail has come just now, so that who takes it out may let it go first."""
+        return self._ticks() - self._put_at < _JUST_NOW_SECONDS
 
     def _flush(self) -> tuple[list[_Put], Exception | None]:
         """Commit all that has gathered; on the writing thread."""

@@ -257,3 +257,42 @@ async def test_a_mail_is_found_by_its_envelope(house: House) -> None:
             messages.find, house.organisation_id, MessageQuery(words=words), limit=10
         )
         assert len(found) == 1
+
+
+async def test_all_lanes_but_one_stand_back_a_while_when_mail_arrives(house: House) -> None:
+    looks = 0
+
+    def arriving() -> bool:
+        nonlocal looks
+        looks += 1
+        return True
+
+    stores, wakeups = house.stores, Wakeups()
+    for number in range(40):
+        await _put(house, _mail(f"mail {number}"))
+    consumer = Consumer(
+        stores.queue,
+        stores.bodies,
+        stores.database,
+        wakeups,
+        ConsumerSettings(workers=1, batch_mails=1),
+        lambda: datetime.now(UTC),
+        arriving,
+    )
+    leased: list[tuple[bool, int]] = []
+
+    async def watch() -> None:
+        while True:
+            leased.append((looks < 25, (await stores.queue.depth()).leased))
+            await asyncio.sleep(0)
+
+    watching = asyncio.create_task(watch())
+    await consumer.start()
+    try:
+        await _until_stored(house, wakeups, 40)
+    finally:
+        watching.cancel()
+        await consumer.stop()
+
+    assert max(mails for standing_back, mails in leased if standing_back) == 1
+    assert looks >= 25, "it goes on, though mail has not stopped arriving"
