@@ -29,6 +29,8 @@ from mailtape.stores.standby_counters import StandbyCounters
 from postroom import QA, a_mail, deliver, deliver_envelope
 
 NOW = datetime(2026, 11, 15, 12, tzinfo=UTC)
+only_in_memory = pytest.mark.parametrize("kind", ["memory"], indirect=True)
+"""What the one process that owns all remembers; the others keep it where all processes look."""
 
 
 @pytest.fixture(
@@ -234,6 +236,7 @@ async def test_a_mail_that_took_so_long_that_others_have_its_room_does_not_fit(
     assert (await counters.usage(acme, late)).reserved_emails == 1
 
 
+@only_in_memory
 async def test_those_who_come_and_go_leave_nothing_in_memory(
     counters: Counters, acme: OrganisationId
 ) -> None:
@@ -367,6 +370,75 @@ async def test_a_mail_that_fits_holds_its_true_size_until_it_is_counted(
     assert (await counters.usage(acme, NOW)).reserved_bytes == 40
 
 
+async def test_the_true_size_is_held_for_every_process(
+    opened: Callable[[], Counters], acme: OrganisationId
+) -> None:
+    limits = Limits(storage_bytes=100)
+    policy, ingest, other = opened(), opened(), opened()
+    await policy.reserve(acme, limits, _key(1), 90, NOW)
+
+    assert (await ingest.fits(acme, limits, _key(1), 60, NOW)).accepted
+    assert (await ingest.fits(acme, limits, _key(1), 60, NOW)).accepted
+
+    assert (await other.usage(acme, NOW)).reserved_bytes == 60
+    assert (await other.reserve(acme, limits, _key(2), 41, NOW)).reason == Reason.STORAGE
+    assert (await other.reserve(acme, limits, _key(2), 40, NOW)).accepted
+    await ingest.commit(acme, [_key(1)], 60, NOW)
+    usage = await policy.usage(acme, NOW)
+    assert (usage.storage_bytes, usage.reserved_bytes, usage.reserved_emails) == (60, 40, 1)
+
+
+async def test_of_mails_that_are_here_at_once_no_more_fit_than_there_is_room_for(
+    counters: Counters, acme: OrganisationId
+) -> None:
+    limits = Limits(storage_bytes=100)
+    keys = [_key(number) for number in range(20)]
+    for key in keys:
+        await counters.reserve(acme, limits, key, 0, NOW)
+
+    decisions = await asyncio.gather(
+        *(counters.fits(acme, limits, key, 30, NOW) for key in [*keys, *keys])
+    )
+
+    assert [each.accepted for each in decisions[:20]] == [each.accepted for each in decisions[20:]]
+    assert sum(each.accepted for each in decisions) == 2 * 3
+    usage = await counters.usage(acme, NOW)
+    assert (usage.reserved_emails, usage.reserved_bytes) == (20, 90)
+
+
+async def test_a_mail_that_nothing_is_held_for_is_decided_on_as_a_new_one(
+    counters: Counters, acme: OrganisationId
+) -> None:
+    limits = Limits(storage_bytes=100, message_bytes=90, messages_per_minute=2)
+
+    assert (await counters.fits(acme, limits, _key(1), 91, NOW)).reason == Reason.MESSAGE_SIZE
+    assert (await counters.fits(acme, limits, _key(1), 60, NOW)).accepted
+    assert (await counters.fits(acme, limits, _key(1), 70, NOW)).accepted
+    assert (await counters.fits(acme, limits, _key(2), 31, NOW)).reason == Reason.STORAGE
+    assert (await counters.fits(acme, limits, _key(2), 30, NOW)).accepted
+    await counters.release(acme, [_key(2)])
+    assert (await counters.fits(acme, limits, _key(3), 1, NOW)).reason == Reason.RATE
+
+    usage = await counters.usage(acme, NOW)
+    assert (usage.reserved_emails, usage.reserved_bytes) == (1, 70)
+
+
+async def test_what_is_given_back_under_its_second_name_is_decided_on_anew(
+    counters: Counters, acme: OrganisationId
+) -> None:
+    limits = Limits(emails_per_month=1, storage_bytes=100)
+    asked = ("4XyzQ1Wk", "a@mail.example.com")
+    await counters.reserve(acme, limits, ("6d65.0", "a@mail.example.com"), 0, NOW)
+    await counters.rename("6d65.0", "4XyzQ1Wk", NOW)
+    await counters.reserve(acme, limits, asked, 0, NOW)
+    assert (await counters.fits(acme, limits, asked, 101, NOW)).reason == Reason.STORAGE
+    await counters.release(acme, [asked])
+    assert (await counters.reserve(acme, limits, _key(2), 10, NOW)).accepted
+
+    assert (await counters.fits(acme, limits, asked, 10, NOW)).reason == Reason.MONTHLY_MAILS
+    assert (await counters.reserve(acme, limits, asked, 10, NOW)).reason == Reason.MONTHLY_MAILS
+
+
 async def test_a_new_month_begins_at_nothing_but_what_is_kept(
     counters: Counters, acme: OrganisationId
 ) -> None:
@@ -387,7 +459,7 @@ async def test_begins_with_what_the_rows_say(
     assert (usage.emails, usage.storage_bytes) == (1, len(a_mail()))
 
 
-@pytest.mark.parametrize("kind", ["memory"], indirect=True)
+@only_in_memory
 async def test_memory_counts_what_waited_in_the_queue_at_the_start(
     installation: Installation, acme: OrganisationId
 ) -> None:
@@ -399,6 +471,7 @@ async def test_memory_counts_what_waited_in_the_queue_at_the_start(
     assert (usage.emails, usage.storage_bytes) == (3, 300)
 
 
+@only_in_memory
 async def test_counts_once_what_was_stored_and_not_yet_taken_from_the_queue(
     installation: Installation, acme: OrganisationId
 ) -> None:
@@ -417,6 +490,7 @@ async def test_counts_once_what_was_stored_and_not_yet_taken_from_the_queue(
     assert (usage.emails, usage.storage_bytes) == (4, 4 * len(raw))
 
 
+@only_in_memory
 async def test_knows_what_a_relay_had_handed_over_before_the_start(
     installation: Installation, acme: OrganisationId
 ) -> None:
@@ -438,6 +512,7 @@ async def test_knows_what_a_relay_had_handed_over_before_the_start(
     assert (usage.emails, usage.storage_bytes, usage.reserved_emails) == (2, 2 * len(raw), 0)
 
 
+@only_in_memory
 async def test_reconciling_forgets_nothing_that_is_accepted_after_the_queue_was_seen_empty(
     installation: Installation, acme: OrganisationId
 ) -> None:
@@ -458,71 +533,74 @@ async def test_reconciling_forgets_nothing_that_is_accepted_after_the_queue_was_
         assert (await counters.usage(organisation_id, now)).emails == 1
 
 
-@pytest.mark.parametrize("kind", ["memory"], indirect=True)
+@only_in_memory
 async def test_reconciling_takes_the_rows_word_for_it(
     installation: Installation, in_memory: SqlCounters, acme: OrganisationId
 ) -> None:
-    counters = in_memory
     now = installation.clock()
-    await counters.commit(acme, [_key(1), _key(2)], 100, now)
+    await in_memory.commit(acme, [_key(1), _key(2)], 100, now)
     await deliver(installation, acme)
 
-    assert await counters.reconcile(now, _nothing_waits) == 1
-    assert await counters.reconcile(now, _nothing_waits) == 0
+    assert await in_memory.reconcile(now, _nothing_waits) == 1
+    assert await in_memory.reconcile(now, _nothing_waits) == 0
 
-    usage = await counters.usage(acme, now)
+    usage = await in_memory.usage(acme, now)
     assert (usage.emails, usage.storage_bytes) == (1, len(a_mail()))
 
 
+@only_in_memory
 async def test_reconciling_spares_whose_mail_waits_and_nobody_else(
-    installation: Installation, counters: SqlCounters, acme: OrganisationId
+    installation: Installation, in_memory: SqlCounters, acme: OrganisationId
 ) -> None:
     now = installation.clock()
     busy = await installation.an_organisation("busy")
     for organisation_id in (acme, busy):
-        await counters.commit(organisation_id, [_key(1)], 100, now)
+        await in_memory.commit(organisation_id, [_key(1)], 100, now)
 
     async def waiting() -> set[OrganisationId]:
         return {busy}
 
-    assert await counters.reconcile(now, waiting) == 1
+    assert await in_memory.reconcile(now, waiting) == 1
 
-    assert [(await counters.usage(each, now)).emails for each in (acme, busy)] == [0, 1]
+    assert [(await in_memory.usage(each, now)).emails for each in (acme, busy)] == [0, 1]
 
 
+@only_in_memory
 async def test_reconciling_goes_on_for_who_has_had_no_mail_since_last_month(
-    counters: SqlCounters, acme: OrganisationId
+    in_memory: SqlCounters, acme: OrganisationId
 ) -> None:
     next_month = NOW + timedelta(days=30)
-    await counters.commit(acme, [_key(1)], 100, NOW)  # and then it was deleted
+    await in_memory.commit(acme, [_key(1)], 100, NOW)  # and then it was deleted
 
-    assert await counters.reconcile(next_month, _nothing_waits) == 1
+    assert await in_memory.reconcile(next_month, _nothing_waits) == 1
 
-    usage = await counters.usage(acme, next_month)
+    usage = await in_memory.usage(acme, next_month)
     assert (usage.emails, usage.storage_bytes) == (0, 0)
 
 
+@only_in_memory
 async def test_nothing_is_kept_for_ever_of_whom_nobody_asks_about(
-    installation: Installation, counters: SqlCounters, acme: OrganisationId
+    installation: Installation, in_memory: SqlCounters, acme: OrganisationId
 ) -> None:
     now = installation.clock()
-    await counters.reserve(acme, Limits(), _key(1), 10, now)
-    await counters.commit(acme, [_key(2)], 10, now)
+    await in_memory.reserve(acme, Limits(), _key(1), 10, now)
+    await in_memory.commit(acme, [_key(2)], 10, now)
 
-    await counters.reconcile(now + timedelta(hours=2), _nothing_waits)
+    await in_memory.reconcile(now + timedelta(hours=2), _nothing_waits)
 
-    account = counters._accounts[acme]
+    account = in_memory._accounts[acme]
     kept = (account.reserved, account.committed, account.forgetting)
     assert [len(each) for each in kept] == [0, 0, 0]
 
 
+@only_in_memory
 async def test_no_more_than_so_many_are_remembered(
-    counters: SqlCounters, acme: OrganisationId, monkeypatch: pytest.MonkeyPatch
+    in_memory: SqlCounters, acme: OrganisationId, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sql_counters, "_MOST_REMEMBERED", 10)
 
-    await counters.commit(acme, [_key(number) for number in range(25)], 1, NOW)
+    await in_memory.commit(acme, [_key(number) for number in range(25)], 1, NOW)
 
-    account = counters._accounts[acme]
+    account = in_memory._accounts[acme]
     assert list(account.committed) == [_key(number) for number in range(15, 25)]
     assert len(account.forgetting) == 10

@@ -4,7 +4,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -14,7 +14,7 @@ import services
 from installation import Installation
 from mailtape.domain.errors import Unavailable
 from mailtape.domain.ids import OrganisationId
-from mailtape.domain.quota import Decision, Request, Usage, decide
+from mailtape.domain.quota import Decision, Reason, Request, Usage, decide
 from mailtape.domain.tier import Limits
 from mailtape.ports.counters import Key
 from mailtape.stores.redis_connection import RedisConnection
@@ -123,6 +123,7 @@ async def test_the_script_decides_as_the_rule_does(fleet: Fleet, chance: random.
     counters = fleet.a_process()
     for run in range(60):
         acme = await fleet.installation.an_organisation(f"acme-{run}")
+        reserved: dict[Key, tuple[int, datetime]] = {}
         for number in range(50):
             now += timedelta(microseconds=chance.choice([0, 1, 999, 10**6, 10**6, 6 * 10**7]))
             now = now.replace(day=30, hour=23, minute=max(now.minute, 30))
@@ -130,19 +131,39 @@ async def test_the_script_decides_as_the_rule_does(fleet: Fleet, chance: random.
             usage = await counters.usage(acme, now)
             limits = _limits(chance, usage, octets)
             key = (f"transaction-{run}-{number}", QA)
-            if chance.random() < 0.8:
+            before: int | None = None
+            if chance.random() < 0.6:
                 asked = await counters.reserve(acme, limits, key, octets, now)
                 expected = decide(limits, usage, Request(octets), now)
-                if asked.accepted and chance.random() < 0.3:
-                    await counters.commit(acme, [key], octets + 1, now)
             else:
+                if reserved and chance.random() < 0.5:
+                    key, (before, until) = chance.choice(list(reserved.items()))
+                    before = before if until > now else None
                 asked = await counters.fits(acme, limits, key, octets, now)
-                expected = decide(limits, usage, Request(octets, received=True), now)
-            assert asked == expected, (limits, usage, octets, now)
-            name = str(expected.reason)
+                expected = _fits(limits, usage, before, octets, now)
+            assert asked == expected, (limits, usage, before, octets, now)
+            if asked.accepted:
+                until = reserved[key][1] if before is not None else now + timedelta(minutes=10)
+                reserved[key] = octets, until
+                if chance.random() < 0.3:
+                    await counters.commit(acme, [key], octets + 1, now)
+                    del reserved[key]
+            name = f"{expected.reason} {before is not None}"
             verdicts[name] = verdicts.get(name, 0) + 1
-    assert len(verdicts) >= 6, verdicts
+        left = [octets for octets, until in reserved.values() if until > now]
+        usage = await counters.usage(acme, now)
+        assert (usage.reserved_emails, usage.reserved_bytes) == (len(left), sum(left))
+    assert len(verdicts) >= 9, verdicts
     assert min(verdicts.values()) >= 10, verdicts
+
+
+def _fits(limits: Limits, usage: Usage, before: int | None, octets: int, now: datetime) -> Decision:
+    """Ask the rule about a mail that is here, for which `before` octets are held."""
+    others = replace(usage, reserved_bytes=usage.reserved_bytes - (before or 0))
+    by_size = decide(limits, others, Request(octets, received=True), now)
+    if before is None and by_size.accepted:
+        return decide(limits, usage, Request(octets), now)
+    return by_size
 
 
 # Redis forgets.
@@ -231,6 +252,22 @@ async def test_what_was_committed_and_is_on_its_way_counts_after_redis_forgot(
     ]
     assert sum(granted) == 40
     assert await _accepted(counters.reserve(fleet.acme, A_HUNDRED, _keys(1)[0], 1, fleet.now()))
+
+
+@pytest.mark.parametrize("order", [1, -1])
+async def test_the_true_size_is_held_after_redis_forgot_whoever_tells_first(
+    fleet: Fleet, order: int
+) -> None:
+    policy, ingest = fleet.a_process(), fleet.a_process()
+    await policy.reserve(fleet.acme, A_HUNDRED, _keys(1)[0], 10, fleet.now())
+    assert (await ingest.fits(fleet.acme, A_HUNDRED, _keys(1)[0], 60, fleet.now())).accepted
+
+    fleet.server.flushall()
+    for counters in (policy, ingest)[::order]:
+        await counters.tend(fleet.now())
+
+    usage = await fleet.a_process().usage(fleet.acme, fleet.now())
+    assert (usage.reserved_emails, usage.reserved_bytes) == (1, 60)
 
 
 async def test_scripts_are_loaded_again_when_redis_lost_them(fleet: Fleet) -> None:
@@ -351,9 +388,31 @@ async def test_every_question_is_answered_within_a_second_and_the_limit_holds(
     await counters.close()
 
 
+async def test_the_true_size_goes_along_into_the_rows_and_back(fleet: Fleet) -> None:
+    policy, ingest, now = fleet.with_standby(), fleet.with_standby(), fleet.now()
+    limits = Limits(storage_bytes=200)
+    one, two = _keys(2)
+    for key in (one, two):
+        await policy.reserve(fleet.acme, limits, key, 10, now)
+    assert (await ingest.fits(fleet.acme, limits, one, 60, now)).accepted
+
+    fleet.instance.pause("redis")
+    held = [(await counters.usage(fleet.acme, now)).reserved_bytes for counters in (policy, ingest)]
+    assert held == [20, 70]
+    assert (await ingest.fits(fleet.acme, limits, two, 141, now)).reason == Reason.STORAGE
+    assert (await ingest.fits(fleet.acme, limits, two, 100, now)).accepted
+    fleet.instance.resume("redis")
+    await _redis_is_asked_again(fleet)
+
+    for counters in (policy, ingest):
+        usage = await counters.usage(fleet.acme, now)
+        assert (usage.reserved_emails, usage.reserved_bytes) == (2, 160)
+        await counters.close()
+
+
 async def _redis_is_asked_again(fleet: Fleet, seconds: float = 5) -> None:
     deadline = time.monotonic() + seconds
-    while not fleet.connections[0].available:
+    while not all(connection.available for connection in fleet.connections):
         assert time.monotonic() < deadline, "Redis answers and is not asked"
         await asyncio.sleep(0.05)
 

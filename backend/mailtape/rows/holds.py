@@ -104,9 +104,9 @@ def find(
     return hold if hold is not None and hold.expires_at > now else None
 
 
-def put(session: Session, hold: Hold) -> None:
-    """Write a hold, over whatever is there under its name."""
-    session.merge(hold)
+def put(session: Session, hold: Hold) -> Hold:
+    """Write a hold, over whatever is there under its name; gives the one that is written."""
+    return session.merge(hold)
 
 
 def live(session: Session, organisation_id: OrganisationId, now: datetime) -> Sequence[Hold]:
@@ -133,6 +133,12 @@ def totals(session: Session, organisation_id: OrganisationId, period: str, now: 
             emails += count if month == period else 0
             bytes_ += int(octets)
     return Totals(emails, bytes_, reserved_emails, reserved_bytes)
+
+
+def is_reserved(session: Session, organisation_id: OrganisationId, digest: bytes) -> bool:
+    """Tell whether a mail is only promised room, be it that the promise has run out."""
+    hold = session.get(Hold, (organisation_id, digest))
+    return hold is not None and hold.state == State.RESERVED
 
 
 def release(session: Session, organisation_id: OrganisationId, digests: Iterable[bytes]) -> None:
@@ -202,15 +208,21 @@ _INSERT = insert(cast("Table", Hold.__table__))
 
 
 def add_missing(session: Session, organisation_id: OrganisationId, holds: Sequence[Hold]) -> None:
-    """Write those holds whose name is not there yet. Call it under the organisation's lock."""
-    known = set(
-        session.scalars(
-            select(Hold.digest).where(
-                Hold.organisation_id == organisation_id,
-                Hold.digest.in_([hold.digest for hold in holds]),
-            )
+    """Write those holds whose name is not there yet. Call it under the organisation's lock.
+
+    Of two sizes that are reserved under one name, one announced and one true, the larger stays.
+    """
+    digests = [hold.digest for hold in holds]
+    known = {
+        hold.digest: hold
+        for hold in session.scalars(
+            select(Hold).where(Hold.organisation_id == organisation_id, Hold.digest.in_(digests))
         )
-    )
+    }
+    for hold in holds:
+        before = known.get(hold.digest)
+        if before is not None and before.state == State.RESERVED:
+            before.octets = max(before.octets, hold.octets)
     rows = [
         {
             "organisation_id": organisation_id,

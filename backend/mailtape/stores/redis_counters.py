@@ -59,6 +59,8 @@ _OTHERS_SECONDS = 0.1
 """How long whoever finds Redis emptied waits for the others: a busy one notices in a thousandth."""
 _PREFIX = "mailtape:"
 
+_DECIDING = frozenset({scripts.RESERVE, scripts.FITS})
+
 _Held: TypeAlias = tuple[bytes, int, int, str, str]
 """Digest, octets, until, what it is, month; see `redis_counting.FILL`."""
 _Figures: TypeAlias = tuple[int, int, int, int, int, int]
@@ -130,14 +132,14 @@ class RedisCounters:
     ) -> Decision:
         """See `ports.counters`."""
         answer = await self._ask(scripts.RESERVE, organisation_id, limits, (key,), octets, now)
-        return _decision(answer, limits, Request(octets), now)
+        return _decision(answer, limits, octets, now)
 
     async def fits(
         self, organisation_id: OrganisationId, limits: Limits, key: Key, octets: int, now: datetime
     ) -> Decision:
         """See `ports.counters`."""
         answer = await self._ask(scripts.FITS, organisation_id, limits, (key,), octets, now)
-        return _decision(answer, limits, Request(octets, received=True), now)
+        return _decision(answer, limits, octets, now)
 
     async def commit(
         self, organisation_id: OrganisationId, keys: Sequence[Key], octets: int, now: datetime
@@ -296,15 +298,13 @@ class RedisCounters:
         if first.script is scripts.COMMIT:
             arguments.append(_REMEMBERED_US)
         else:
-            arguments += _sizes(first.limits)
-        if first.script is scripts.RESERVE:
-            arguments += [*_rates(first.limits), _RESERVED_US]
+            arguments += [*_sizes(first.limits), *_rates(first.limits), _RESERVED_US]
         return Call(first.script, keys, arguments)
 
     def _answered(self, group: Sequence[_Question], answer: bytes | int) -> None:
         """Remember what was granted, then tell whoever asked."""
         script = group[0].script
-        if script in {scripts.RESERVE, scripts.FITS}:
+        if script in _DECIDING:
             assert isinstance(answer, bytes)  # noqa: S101 - the script says so
             texts = answer.decode().split(",")
         elif script is scripts.USAGE:
@@ -322,9 +322,11 @@ class RedisCounters:
             self._grants.drop(question.digests)
         elif question.script is scripts.COMMIT:
             self._grant(question, question.now_us + _DOUBTFUL_US, committed=True)
-        elif question.script is scripts.RESERVE and text.startswith("yes"):
+        elif text.startswith("yes"):
             self._account(question.organisation_id).arrival_us = int(text.rpartition(" ")[2])
             self._grant(question, question.now_us + _RESERVED_US, committed=False)
+        elif text.startswith("fits"):
+            self._grant(question, int(text.rpartition(" ")[2]), committed=False)
 
     def _grant(self, question: _Question, until_us: int, *, committed: bool) -> None:
         self._grants.add(
@@ -531,7 +533,7 @@ def _group(question: _Question) -> tuple[str, bytes, int, str]:
     return (
         question.script.name,
         question.organisation_id,
-        id(question.limits) if question.script in {scripts.RESERVE, scripts.FITS} else 0,
+        id(question.limits) if question.script in _DECIDING else 0,
         question.period,
     )
 
@@ -561,18 +563,17 @@ def _or(limit: int | None) -> int:
     return -1 if limit is None else limit
 
 
-def _decision(answer: str, limits: Limits, request: Request, now: datetime) -> Decision:
+def _decision(answer: str, limits: Limits, octets: int, now: datetime) -> Decision:
     """Word what a script decided. A refusal is worded by the rule itself, from the same figures."""
-    if answer == "known":
-        return Decision(Verdict.ACCEPT)
     verdict, *figures = answer.split(" ")
-    used, stored, held, arrival_us = map(int, figures)
-    if verdict == "yes" and request.received:
+    if verdict in {"known", "fits"}:
         return UNLIMITED
+    used, stored, held, arrival_us = map(int, figures)
     if verdict == "yes":
         most = limits.emails_per_month
         remaining = None if most is None else most - used
         return Decision(Verdict.ACCEPT, None, remaining, None, arrival_us)
+    request = Request(octets, received=verdict == "unfit")
     worded = decide(limits, Usage(used, stored, 0, held, arrival_us), request, now)
     if worded.accepted:
         log.error("counters.script_disagrees", answer=answer)

@@ -66,10 +66,7 @@ if redis.call('HGET', figures, 'epoch') ~= ARGV[1] or redis.call('EXISTS', month
 end
 """
 
-RESERVE = Script(
-    _PRELUDE
-    + _OURS
-    + """
+_RULE = """
 -- ARGV: epoch, what is asked about, most octets of a mail, of storage, mails a month, GCRA's
 -- interval and burst, how long to hold. A limit that is not there is -1; -2 is the interval of a
 -- rate of none. A refusal comes with the figures it was made from.
@@ -84,43 +81,73 @@ local stored, held, arrival = tonumber(kept[1]), tonumber(kept[2]), tonumber(kep
 local used = tonumber(redis.call('GET', month)) + redis.call('ZCARD', reserved)
 local granted, sizes, fresh = {}, {}, {}
 
+local function large(size) return most_octets >= 0 and size > most_octets end
+local function full(size, others)
+  return most_storage >= 0 and stored + others + math.max(size, 1) > most_storage
+end
 local function decide(size, now)
   local following = 0
-  if most_octets >= 0 and size > most_octets or interval == -2 then return false end
+  if large(size) or interval == -2 then return false end
   if interval >= 0 then
     following = math.max(arrival, now)
     if following + interval - now - burst > 0 then return false end
     following = following + interval
   end
   if most_emails >= 0 and most_emails - used - 1 < 0 then return false end
-  if most_storage >= 0 and stored + held + math.max(size, 1) > most_storage then return false end
+  if full(size, held) then return false end
   return true, following
 end
 
+local function answered(word, others)
+  return table.concat({word, whole(used), whole(stored), whole(others), whole(arrival)}, ' ')
+end
+local function held_until(digest, now)
+  if fresh[digest] then return fresh[digest] end
+  local until_ = tonumber(redis.call('ZSCORE', reserved, digest) or 0)
+  if until_ > now then return until_ end
+  if until_ > 0 then -- not swept away yet
+    used, held = used - 1, held - tonumber(redis.call('HGET', octets, digest) or 0)
+    drop(digest)
+  end
+end
+local function hold(digest, size)
+  held = held + size
+  sizes[#sizes + 1], sizes[#sizes + 2] = digest, whole(size)
+end
+local function take(digest, size, now)
+  local taken, following = decide(size, now)
+  if not taken then return answered('no', held) end
+  arrival, used, fresh[digest] = following, used + 1, now + hold_for
+  granted[#granted + 1], granted[#granted + 2] = whole(now + hold_for), digest
+  hold(digest, size)
+  return answered('yes', held)
+end
+local function keep()
+  if #sizes == 0 then return end
+  redis.call('HSET', figures, 'held', whole(held), 'arrival', whole(arrival))
+  redis.call('HSET', octets, unpack(sizes))
+  if #granted > 0 then
+    redis.call('ZADD', reserved, unpack(granted))
+    last()
+  end
+end
+"""
+
+RESERVE = Script(
+    _PRELUDE
+    + _OURS
+    + _RULE
+    + """
 local answers = {}
 for i = 1, #records, 48 do
   local digest, size, now = asked(records, i)
-  local answer
-  if fresh[digest] or stands(reserved, digest, now) or stands(committed, digest, now) then
-    answer = 'known'
+  if held_until(digest, now) or stands(committed, digest, now) then
+    answers[#answers + 1] = 'known'
   else
-    local taken, following = decide(size, now)
-    if taken then
-      arrival, used, held, fresh[digest] = following, used + 1, held + size, true
-      granted[#granted + 1], granted[#granted + 2] = whole(now + hold_for), digest
-      sizes[#sizes + 1], sizes[#sizes + 2] = digest, whole(size)
-    end
-    answer = table.concat({taken and 'yes' or 'no', whole(used), whole(stored), whole(held),
-      whole(arrival)}, ' ')
+    answers[#answers + 1] = take(digest, size, now)
   end
-  answers[#answers + 1] = answer
 end
-if #granted > 0 then
-  redis.call('HSET', figures, 'held', whole(held), 'arrival', whole(arrival))
-  redis.call('ZADD', reserved, unpack(granted))
-  redis.call('HSET', octets, unpack(sizes))
-  last()
-end
+keep()
 return table.concat(answers, ',')
 """
 )
@@ -128,24 +155,35 @@ return table.concat(answers, ',')
 FITS = Script(
     _PRELUDE
     + _OURS
+    + _RULE
     + """
--- ARGV: epoch, what is asked about, most octets of a mail, of storage.
-local records = ARGV[2]
-local most_octets, most_storage = tonumber(ARGV[3]), tonumber(ARGV[4])
-local kept = redis.call('HMGET', figures, 'octets', 'held')
-local taken = tonumber(kept[1]) + tonumber(kept[2])
-local answers = {}
+-- What is held for a mail that fits is its size from now on: 'fits', and until when it is held.
+-- 'unfit' is refused by its size; one that nothing is held for is then asked about as in RESERVE.
+local answers, now_held = {}, {}
 for i = 1, #records, 48 do
   local digest, size, now = asked(records, i)
   local answer = 'known'
   if not stands(committed, digest, now) then
-    local others = taken - tonumber(redis.call('HGET', octets, digest) or 0)
-    local large = most_octets >= 0 and size > most_octets
-    local full = most_storage >= 0 and others + math.max(size, 1) > most_storage
-    answer = table.concat({(large or full) and 'no' or 'yes', 0, whole(others), 0, 0}, ' ')
+    local until_ = held_until(digest, now)
+    local before = 0
+    if until_ then
+      before = now_held[digest] or tonumber(redis.call('HGET', octets, digest) or 0)
+    end
+    if large(size) or full(size, held - before) then
+      answer = answered('unfit', held - before)
+    elseif until_ then
+      held = held - before
+      hold(digest, size)
+      now_held[digest] = size
+      answer = 'fits ' .. whole(until_)
+    else
+      answer = take(digest, size, now)
+      if fresh[digest] then now_held[digest] = size end
+    end
   end
   answers[#answers + 1] = answer
 end
+keep()
 return table.concat(answers, ',')
 """
 )
@@ -199,7 +237,8 @@ FILL = Script(
 -- ARGV: an epoch, mails and octets by the rows, arrival, the month, until when a commit is known,
 -- whether the caller has itself just begun to fill them from these rows ('yes'); then digest,
 -- octets, until, what it is and the month of each thing that is held. Gives the epoch that the
--- counters have now. Filled by two processes at a time, they hold the same: all goes by digests.
+-- counters have now. Filled by two processes at a time, they hold the same: all goes by digests,
+-- and of two sizes, one announced and one true, the larger stays.
 local known_for = ARGV[6]
 local empty = redis.call('EXISTS', figures) == 0
 local new = empty or ARGV[7] == 'yes'
@@ -221,7 +260,8 @@ for i = 8, #ARGV, 5 do
   local digest, size, until_, what = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
   if not redis.call('ZSCORE', committed, digest) then
     if what == 'reserved' then
-      if not redis.call('ZSCORE', reserved, digest) then reserve(digest, size, until_) end
+      local before = tonumber(redis.call('HGET', octets, digest) or -1)
+      if tonumber(size) > before then reserve(digest, size, until_) end
     else
       redis.call('ZADD', committed, known_for, digest)
       if what == 'doubtful' then

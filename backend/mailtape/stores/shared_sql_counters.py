@@ -52,7 +52,7 @@ class SharedSqlCounters:
         self, organisation_id: OrganisationId, limits: Limits, key: Key, octets: int, now: datetime
     ) -> Decision:
         """See `ports.counters`."""
-        return await self._database.read(_fits, organisation_id, limits, key, octets, now)
+        return await self._database.write(_fits, organisation_id, limits, key, octets, now)
 
     async def commit(
         self, organisation_id: OrganisationId, keys: Sequence[Key], octets: int, now: datetime
@@ -120,13 +120,26 @@ def _reserve(
     if _moved(session, organisation_id, key, now) is not None:
         return Decision(Verdict.ACCEPT)
     used = _used(session, organisation, organisation_id, now)
+    return _take(session, organisation, used, limits, key, octets, now)
+
+
+def _take(
+    session: Session,
+    organisation: Organisation,
+    used: Usage,
+    limits: Limits,
+    key: Key,
+    octets: int,
+    now: datetime,
+) -> Decision:
+    """Decide on a mail that nothing is held for, and hold room for it when it is taken."""
     decision = decide(limits, used, Request(octets), now)
     if decision.accepted:
         organisation.arrival_us = decision.arrival_us
         holds.put(
             session,
             Hold(
-                organisation_id=organisation_id,
+                organisation_id=organisation.id,
                 digest=holds.digest(*key),
                 state=State.RESERVED,
                 octets=octets,
@@ -145,14 +158,20 @@ def _fits(
     octets: int,
     now: datetime,
 ) -> Decision:
-    hold = _find(session, organisation_id, key, now)
+    organisation = organisations.lock(session, organisation_id)
+    holds.sweep(session, organisation_id, now)
+    hold = _moved(session, organisation_id, key, now)
     if hold is not None and hold.state != State.RESERVED:
         return Decision(Verdict.ACCEPT)
-    total = used(session, organisation_id, now)
-    others = total.reserved_bytes - (hold.octets if hold else 0)
-    return decide(
-        limits, replace(total, reserved_bytes=others), Request(octets, received=True), now
-    )
+    used = _used(session, organisation, organisation_id, now)
+    others = replace(used, reserved_bytes=used.reserved_bytes - (hold.octets if hold else 0))
+    decision = decide(limits, others, Request(octets, received=True), now)
+    if not decision.accepted:
+        return decision
+    if hold is None:  # it took so long that the room may be somebody else's
+        return _take(session, organisation, used, limits, key, octets, now)
+    hold.octets = octets
+    return decision
 
 
 def _commit(
@@ -182,9 +201,12 @@ def _commit(
 
 def _release(session: Session, organisation_id: OrganisationId, keys: Sequence[Key]) -> None:
     organisations.lock(session, organisation_id)
-    digests = [holds.digest(*key) for key in keys]
-    digests += [first for key in keys if (first := _first(session, key)) is not None]
-    holds.release(session, organisation_id, digests)
+    for key in keys:
+        digest, first = holds.digest(*key), _first(session, key)
+        if first is not None and holds.is_reserved(session, organisation_id, digest):
+            holds.remove(session, organisation_id, [first])  # where it was moved from
+        digests = [digest] if first is None else [digest, first]
+        holds.release(session, organisation_id, digests)
 
 
 def _adopt(
@@ -223,8 +245,7 @@ def _moved(
         expires_at=hold.expires_at,
     )
     hold.state = State.STORED
-    holds.put(session, here)
-    return here
+    return holds.put(session, here)
 
 
 def _first(session: Session, key: Key) -> bytes | None:
