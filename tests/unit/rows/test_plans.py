@@ -1,6 +1,7 @@
 """How the questions are answered: by walking one index, on SQLite and on MySQL."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -41,6 +42,20 @@ def explained(session: Session, ask: Callable[[Session], Any], explain: str) -> 
 
 def plan_of(session: Session, ask: Callable[[Session], Any]) -> str:
     return "\n".join(row[3] for row in explained(session, ask, "EXPLAIN QUERY PLAN"))
+
+
+@on_sqlite
+async def test_what_a_relay_handed_over_lately_is_read_by_time(
+    installation: Installation, acme: OrganisationId
+) -> None:
+    await deposit_many(installation, acme, 1)  # of nobody who has no mail more is read
+
+    used = await installation.parts.database.read(
+        plan_of, lambda session: messages.relayed(session, acme, timedelta(hours=1), 100)
+    )
+
+    assert "ix_messages_id (organisation_id=? AND id>?)" in used
+    assert "TEMP B-TREE" not in used
 
 
 @on_sqlite
