@@ -15,6 +15,7 @@ from typing import Any
 
 import uvloop
 
+from mailtape.api.deps import Parts
 from mailtape.api.main import create_app
 from mailtape.data_folder import DataFolder
 from mailtape.opening import Stores, opened
@@ -47,16 +48,26 @@ async def _api(settings: Settings, folder: DataFolder, keys: Keys) -> None:
     async with AsyncExitStack() as stack:
         bound = stack.enter_context(listening.bind(settings.http_listen, shared=True))
         http = HostPort(settings.http_listen.host, bound.getsockname()[1])
+        parts = await stack.enter_async_context(api_parts(settings, folder, keys, http))
+        await stack.enter_async_context(
+            web.serving(settings, create_app(parts), bound, parts.wakeups.close)
+        )
+        await _until(stopped, settings, f"http://{http}")
+
+
+@asynccontextmanager
+async def api_parts(
+    settings: Settings, folder: DataFolder, keys: Keys, http: HostPort
+) -> AsyncIterator[Parts]:
+    """Open what the API stands on; `http` is where it is reached when nothing else is set."""
+    async with AsyncExitStack() as stack:
         stores = await stack.enter_async_context(opened(settings, folder))
         judging = await stack.enter_async_context(_judging(settings, stores))
         parts = web.parts(settings, keys, http, stores, judging.recipients, judging.quota, _now)
         stack.callback(parts.passwords.close)
         counting = jobs.of_calls(stores, parts.calls)
         await stack.enter_async_context(upkeep.doing([counting], at_the_end=[counting.run]))
-        await stack.enter_async_context(
-            web.serving(settings, create_app(parts), bound, parts.wakeups.close)
-        )
-        await _until(stopped, settings, f"http://{http}")
+        yield parts
 
 
 async def _ingest(settings: Settings, folder: DataFolder, keys: Keys) -> None:

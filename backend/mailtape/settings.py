@@ -673,6 +673,26 @@ def read_settings(env_file: Path = Path(".env"), **flags: Any) -> Settings:
     return settings
 
 
+_SHARED = ("db_host", "mongodb_url", "rabbitmq_url", "jwt_secret", "api_token_salt")
+"""What all processes of a fleet must share; made up or kept in a folder it is each one's own."""
+
+
+def for_a_fleet(settings: Settings) -> Settings:
+    """Fit settings to a process of a fleet, which captures only when it is told to.
+
+    Raises:
+        WrongSettings: something that all processes share is not set.
+    """
+    missing = [name.upper() for name in _SHARED if getattr(settings, name) is None]
+    if missing:
+        raise WrongSettings(
+            tuple(f"{name} is not set; the processes of a fleet share it." for name in missing)
+        )
+    if settings.capture_organization is None:
+        return settings.model_copy(update={"capture_organization": ""})
+    return settings
+
+
 def allowed(field: FieldInfo) -> str:
     """Say what a setting may be, for the reference and for whoever got it wrong."""
     facts: dict[type[object], Any] = {type(fact): fact for fact in field.metadata}

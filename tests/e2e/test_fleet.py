@@ -8,6 +8,8 @@ import asyncio
 import json
 import random
 import secrets
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -26,6 +28,7 @@ from live import Told, follow
 from owners import Owner, owning, registered
 from people import PASSWORD
 from senders import SENDER, Line, Senders, compare, numbered
+from served import environment
 
 pytestmark = [pytest.mark.services, pytest.mark.e2e]
 
@@ -684,3 +687,46 @@ def test_a_process_whose_database_is_away_ends_with_69(
     assert ended.returncode == 69
     assert "database" in ended.stderr
     assert len(ended.stderr.splitlines()) == 1
+
+
+def test_an_asgi_server_of_ones_own_serves_the_api(
+    fleet: Fleet, local: Owner, tmp_path: Path
+) -> None:
+    (port,) = fleets.free_ports(1)
+    own = [sys.executable, "-m", "uvicorn", "--port", str(port), "mailtape.api.main:app"]
+    lacking = dict(fleet.settings)
+    del lacking["MONGODB_URL"]
+    for settings, starts in ((lacking, False), (dict(fleet.settings), True)):
+        log = tmp_path / f"{starts}.log"
+        with log.open("wb") as errors:
+            server = subprocess.Popen(
+                own,
+                cwd=tmp_path,
+                env=environment(**settings, DATA_DIR=str(tmp_path / "var")),
+                stderr=errors,
+            )
+        try:
+            if starts:
+                token = local.client.headers["Authorization"].removeprefix("Bearer ")
+                with owning(f"http://127.0.0.1:{port}", token) as owner:
+                    assert _answered(owner.client, "/usage").is_success
+                server.terminate()
+            server.wait(60)
+        finally:
+            server.kill()
+            server.wait()
+        told = log.read_text()
+        assert ("MONGODB_URL is not set" in told) is not starts
+        assert "shutdown complete" in told if starts else "startup failed" in told
+
+
+def _answered(client: httpx.Client, path: str) -> httpx.Response:
+    """Ask until somebody listens."""
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            return client.get(path)
+        except httpx.ConnectError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)

@@ -9,8 +9,10 @@ raised and left alone; `api.errors` answers them. Ids come as `str` and are read
 `tests/integration/test_tenant_matrix.py`.
 """
 
+from importlib import import_module
 from importlib.metadata import version
 from types import ModuleType
+from typing import Any
 
 from fastapi import FastAPI
 
@@ -80,3 +82,13 @@ def create_app(parts: Parts) -> FastAPI:
     app.add_middleware(CatchBugs)
     app.add_middleware(CountRequests)
     return app
+
+
+def __getattr__(name: str) -> Any:
+    """Give `app`, for a server that is told `mailtape.api.main:app`.
+
+    By name, and only when it is asked for: it opens stores, of which the API knows nothing.
+    """
+    if name == "app":
+        return import_module("mailtape.asgi").app
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,11 +8,9 @@ import typer
 from mailtape import first_start
 from mailtape.commands.folder import DataOption, existing
 from mailtape.log import configure_log
-from mailtape.settings import Settings, WrongSettings, read_settings
+from mailtape.settings import Settings, for_a_fleet, read_settings
 
 _ADDRESS = "HOST:PORT"
-_NEEDED = ("db_host", "mongodb_url", "rabbitmq_url", "jwt_secret", "api_token_salt")
-"""What all processes must share; what is made up or kept in a folder would be each one's own."""
 
 HttpOption = Annotated[str | None, typer.Option(metavar=_ADDRESS, help="HTTP_LISTEN")]
 SmtpOption = Annotated[str | None, typer.Option(metavar=_ADDRESS, help="SMTP_LISTEN")]
@@ -42,13 +40,7 @@ def worker(workers: WorkersOption = None, data: DataOption = None) -> None:
 
 
 def _run(role: str, settings: Settings) -> None:
-    missing = [name.upper() for name in _NEEDED if getattr(settings, name) is None]
-    if missing:
-        raise WrongSettings(
-            tuple(f"{name} is not set; the processes of a fleet share it." for name in missing)
-        )
-    if settings.capture_organization is None:
-        settings = settings.model_copy(update={"capture_organization": ""})  # only `serve` captures
+    settings = for_a_fleet(settings)
     configure_log(settings.log_level, settings.log_format)
     folder = existing(settings)
     # By name: the web framework and all are loaded by these commands alone.
