@@ -98,6 +98,8 @@ class Quota:
         try:
             for organisation_id, keys in self._counted(transaction, judged):
                 await self._counters.commit(organisation_id, keys, octets, self._clock())
+        except Unavailable as error:  # its rows will count it; the rest would only keep the sender
+            log.warning("quota.mail_not_counted", why=str(error))
         except Exception:
             log.exception("quota.mail_not_counted")
 
