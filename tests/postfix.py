@@ -94,8 +94,8 @@ class Postfix:
 
 
 @contextmanager
-def receiving(*, policy: str, lmtp: str) -> Iterator[Postfix]:
-    """Receive mail for a Mailtape for as long as the context lasts, and print its log.
+def receiving(*, policy: str, lmtp: str, prints: bool = True) -> Iterator[Postfix]:
+    """Receive mail for a Mailtape for as long as the context lasts, and print its log in the end.
 
     Its folder is not pytest's, which only its owner may enter: Postfix has a user of its own.
     """
@@ -107,6 +107,6 @@ def receiving(*, policy: str, lmtp: str) -> Iterator[Postfix]:
             postfix.services("up", "postfix")
             yield postfix
         finally:
-            if (postfix.folder / "mail.log").exists():
+            if prints and (postfix.folder / "mail.log").exists():
                 print(f"--- the end of Postfix's log\n{postfix.log[-20_000:]}")
             postfix.services("down")

@@ -4,15 +4,23 @@ import http.client
 import json
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
-from bench.programs import TOKEN, Server
+from bench.programs import TOKEN
+
+
+class Answering(Protocol):
+    """Whatever answers the API on loopback."""
+
+    @property
+    def http_port(self) -> int:
+        """Where."""
 
 
 class Api:
     """One kept connection; not to be shared between threads."""
 
-    def __init__(self, server: Server, token: str = TOKEN) -> None:
+    def __init__(self, server: Answering, token: str = TOKEN) -> None:
         self._server = server
         self._connection = http.client.HTTPConnection("127.0.0.1", server.http_port, timeout=60)
         self._headers = {"Authorization": f"Bearer {token}"}

@@ -22,6 +22,11 @@ class Counts:
     policy_checks: int
     """Checks in one leg of a round."""
     policy_seconds: int
+    fleet_mails: int
+    """Mails in one leg of a round of the fleet's LMTP."""
+    relayed_pairs: int
+    relayed_mails: int
+    """Pairs of (sink, fleet) behind Postfix, and mails in one leg of a pair."""
 
 
 FULL = Counts(
@@ -35,6 +40,9 @@ FULL = Counts(
     drained_messages=20_000,
     policy_checks=20_000,
     policy_seconds=20,
+    fleet_mails=5_000,
+    relayed_pairs=5,
+    relayed_mails=2_000,
 )
 QUICK = Counts(
     rounds=1,
@@ -47,4 +55,7 @@ QUICK = Counts(
     drained_messages=2_000,
     policy_checks=5_000,
     policy_seconds=4,
+    fleet_mails=500,
+    relayed_pairs=1,
+    relayed_mails=300,
 )

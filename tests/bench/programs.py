@@ -5,6 +5,7 @@ Both are started here on free loopback ports, and ended by their process id when
 
 import contextlib
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -22,6 +23,10 @@ READY_WITHIN = 60.0
 """Seconds from start to `ready`; a migration of an empty folder is part of it."""
 DRAIN_WITHIN = 40.0
 """Seconds after SIGTERM; the server promises 30."""
+
+_COUNT = re.compile(rb"mesg=(\d+)\r")
+_COUNT_OCTETS = 200
+"""The last of what a sink has written holds one count at the least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,17 +69,31 @@ def serving(folder: Path) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
-def sinking(*, lmtp: bool = False) -> Iterator[int]:
-    """Starts `smtp-sink`, which takes mail and throws it away; gives its port."""
+def sinking(*, lmtp: bool = False, counts: Path | None = None) -> Iterator[int]:
+    """Starts `smtp-sink`, which takes mail and throws it away; gives its port.
+
+    It writes into `counts` how many it took, for `sunk`.
+    """
     (port,) = free_ports(1)
     user = ["-u", "nobody"] if os.getuid() == 0 else []
-    protocol = ["-L"] if lmtp else []
-    process = subprocess.Popen(["smtp-sink", *protocol, *user, f"127.0.0.1:{port}", "1000"])
+    flags = [*(["-L"] if lmtp else []), *(["-c"] if counts else []), *user]
+    with (counts or Path(os.devnull)).open("wb") as written:
+        process = subprocess.Popen(
+            ["smtp-sink", *flags, f"127.0.0.1:{port}", "1000"], stdout=written
+        )
     try:
         _wait_until_greeted(port)
         yield port
     finally:
         _end(process, 5.0)
+
+
+def sunk(counts: Path) -> int:
+    """How many mails a sink has taken that writes into `counts`."""
+    with counts.open("rb") as written:
+        written.seek(max(0, written.seek(0, os.SEEK_END) - _COUNT_OCTETS))
+        found = _COUNT.findall(written.read())
+    return int(found[-1]) if found else 0
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], log: Path) -> None:

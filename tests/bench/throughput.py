@@ -11,6 +11,7 @@ from bench.api import Api
 from bench.counts import Counts
 from bench.figures import Figure, at_least
 from bench.mails import LARGE, SMALL
+from bench.production import Fleet, fleet, wait_for
 from bench.programs import Server, serving, sinking
 
 SESSIONS = 10
@@ -48,13 +49,34 @@ def measure_lmtp(folder: Path, counts: Counts) -> Iterator[Figure]:
         yield _figure("accepted by LMTP, 6 kB", rates, rounds, counts.small_mails, 0.20)
 
 
+def measure_fleet(folder: Path, counts: Counts) -> Iterator[Figure]:
+    """The small mail by LMTP into RabbitMQ, and on from there to an address with limits."""
+    with fleet(folder) as started, sinking(lmtp=True) as sink_port:
+        _fleet_leg(started, WARM_UP)
+        rounds = []
+        for _ in range(counts.rounds):
+            sink, _ = _leg(sink_port, SMALL, counts.fleet_mails, lmtp=True)
+            rounds.append(Round(sink, *_fleet_leg(started, counts.fleet_mails)))
+    for name, rates, target in (
+        ("accepted by LMTP, 6 kB", [each.accepted for each in rounds], 0.08),
+        ("visible, 6 kB", [each.visible for each in rounds], 0.07),
+    ):
+        yield _figure(name, rates, rounds, counts.fleet_mails, target)
+
+
 def start_source(
-    port: int, mail: Path, count: int, *, lmtp: bool = False
+    port: int,
+    mail: Path,
+    count: int,
+    *,
+    lmtp: bool = False,
+    recipient: str = "bench@example.net",
+    sessions: int = SESSIONS,
 ) -> subprocess.Popen[bytes]:
-    """Starts Postfix's `smtp-source`: ten sessions, kept connections, as fast as it is taken."""
-    command = ["smtp-source", *(["-L"] if lmtp else [])]
-    command += ["-d", "-s", SESSIONS, "-m", count, "-F", mail]
-    command += ["-f", "bench@example.org", "-t", "bench@example.net", f"127.0.0.1:{port}"]
+    """Starts Postfix's `smtp-source`: kept connections, as fast as it is taken."""
+    command: list[object] = ["smtp-source", *(["-L"] if lmtp else [])]
+    command += ["-d", "-s", sessions, "-m", count, "-F", mail]
+    command += ["-f", "bench@example.org", "-t", recipient, f"127.0.0.1:{port}"]
     return subprocess.Popen([str(part) for part in command])
 
 
@@ -121,4 +143,17 @@ def _leg(
     if api:
         api.wait_for(before + count)
     visible = time.monotonic()
+    return count / (accepted - begin), count / (visible - begin)
+
+
+def _fleet_leg(started: Fleet, count: int) -> tuple[float, float]:
+    """As `_leg`, through the door of a fleet."""
+    before = started.stored()
+    begin = time.monotonic()
+    source = start_source(
+        started.lmtp_port, SMALL, count, lmtp=True, recipient=started.customer.address
+    )
+    finish(source)
+    accepted = time.monotonic()
+    visible = wait_for(started.stored, before + count)
     return count / (accepted - begin), count / (visible - begin)
