@@ -6,16 +6,19 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 import redis as blocking
+from sqlalchemy import URL
 
+import mysql
 import services
-from installation import Installation
+from installation import Installation, open_installation
 from mailtape.domain.errors import Unavailable
 from mailtape.domain.ids import OrganisationId
 from mailtape.domain.quota import Decision, Reason, Request, Usage, decide
-from mailtape.domain.tier import Limits
+from mailtape.domain.tier import NO_LIMITS, Limits
 from mailtape.ports.counters import Key
 from mailtape.stores.redis_connection import RedisConnection
 from mailtape.stores.redis_counters import RedisCounters
@@ -441,3 +444,29 @@ async def test_counts_by_the_rows_go_into_redis_within_five_seconds_untouched(
         assert time.monotonic() - begun < 5, usage
         await asyncio.sleep(0.1)
     await one.close()
+
+
+async def test_who_brings_holds_in_takes_none_away_that_changed_meanwhile(
+    instance: Instance, server: blocking.Redis, migrated_mysql: URL, tmp_path: Path
+) -> None:
+    """Another process still counts by the rows: it must neither fail nor be forgotten."""
+    rounds, each = 20, 10
+    async with (
+        mysql.rows_of(migrated_mysql) as database,
+        open_installation(tmp_path, elsewhere=database) as installation,
+    ):
+        acme, now = await installation.an_organisation("acme"), installation.clock()
+        connection = RedisConnection(instance.variables()["REDIS_URL"])
+        ours, theirs = RedisCounters(connection, database), SharedSqlCounters(database)
+        for number in range(rounds):
+            keys = _keys(each, number)
+            for key in keys:
+                await theirs.reserve(acme, NO_LIMITS, key, 1, now)
+            committed = (theirs.commit(acme, [key], 1, now) for key in keys)
+            await asyncio.gather(ours.bring_in(acme, now), *committed)
+            await ours.bring_in(acme, now)
+
+        usage = await ours.usage(acme, now)
+        await ours.close()
+        await connection.close()
+    assert (usage.emails, usage.reserved_emails) == (rounds * each, 0)

@@ -5,7 +5,7 @@ counted there. A stored hold counts nothing; it is kept so that the same key is 
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import IntEnum
@@ -171,10 +171,30 @@ def settle(
 
 
 def remove(session: Session, organisation_id: OrganisationId, digests: Sequence[bytes]) -> None:
-    """Forget these altogether."""
+    """Forget these altogether. Call it under the organisation's lock.
+
+    Whoever else has read one of them under it means to write it.
+    """
     session.execute(
         delete(Hold).where(Hold.organisation_id == organisation_id, Hold.digest.in_(digests))
     )
+
+
+def remove_unchanged(
+    session: Session, organisation_id: OrganisationId, seen: Mapping[bytes, tuple[State, int]]
+) -> None:
+    """Forget those whose state and size are still as seen. Call it under the organisation's lock.
+
+    A commit that came between the look and this is nowhere else yet.
+    """
+    there = session.execute(
+        select(Hold.digest, Hold.state, Hold.octets).where(
+            Hold.organisation_id == organisation_id, Hold.digest.in_(list(seen))
+        )
+    )
+    same = [digest for digest, state, octets in there if seen[digest] == (state, octets)]
+    if same:
+        remove(session, organisation_id, same)
 
 
 def sweep(session: Session, organisation_id: OrganisationId, now: datetime) -> None:

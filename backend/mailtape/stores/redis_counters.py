@@ -112,7 +112,7 @@ class RedisCounters:
         self._grants = OwnGrants()
         self._accounts: OrderedDict[OrganisationId, _Account] = OrderedDict()
         self._differences: dict[OrganisationId, _Difference] = {}
-        self._filling: dict[OrganisationId, asyncio.Task[list[bytes]]] = {}
+        self._filling: dict[OrganisationId, asyncio.Task[list[_Held]]] = {}
         self._unfilled: set[OrganisationId] = set()
         self._air = asyncio.Lock()
         self._marker: bytes | None = None
@@ -185,13 +185,15 @@ class RedisCounters:
     async def bring_in(self, organisation_id: OrganisationId, now: datetime) -> None:
         """Add what is held for an organisation in the rows, and hold it there no longer.
 
+        What another process changes there meanwhile stays for whoever comes next.
+
         Raises:
             Unavailable: Redis or the rows cannot be asked; the same call may be made again.
         """
         held = await self._fill_once(organisation_id, now)
         for start in range(0, len(held), _FILLED_AT_ONCE):
             chunk = held[start : start + _FILLED_AT_ONCE]
-            await self._database.write(holds.remove, organisation_id, chunk)
+            await self._database.write(_let_go, organisation_id, chunk)
 
     def own(self, organisation_id: OrganisationId, now: datetime) -> list[Grant]:
         """List what this process granted and counted and others may not know."""
@@ -388,18 +390,18 @@ class RedisCounters:
             filling = self._start_filling(asked[0].organisation_id, asked[0].now)
             filling.add_done_callback(lambda done: self._unpark(asked, done))
 
-    def _unpark(self, questions: Sequence[_Question], filled: "asyncio.Task[list[bytes]]") -> None:
+    def _unpark(self, questions: Sequence[_Question], filled: "asyncio.Task[list[_Held]]") -> None:
         if filled.cancelled() or filled.exception() is not None:
             self._refuse(questions, _closed())
         else:
             self._enqueue(questions)
 
-    async def _fill_once(self, organisation_id: OrganisationId, now: datetime) -> list[bytes]:
+    async def _fill_once(self, organisation_id: OrganisationId, now: datetime) -> list[_Held]:
         return await asyncio.shield(self._start_filling(organisation_id, now))
 
     def _start_filling(
         self, organisation_id: OrganisationId, now: datetime
-    ) -> "asyncio.Task[list[bytes]]":
+    ) -> "asyncio.Task[list[_Held]]":
         """Fill an organisation's counters once, however many find them empty."""
         filling = self._filling.get(organisation_id)
         if filling is None:
@@ -408,13 +410,13 @@ class RedisCounters:
             filling.add_done_callback(lambda done: self._filled(organisation_id, done))
         return filling
 
-    def _filled(self, organisation_id: OrganisationId, done: "asyncio.Task[list[bytes]]") -> None:
+    def _filled(self, organisation_id: OrganisationId, done: "asyncio.Task[list[_Held]]") -> None:
         del self._filling[organisation_id]
         error = None if done.cancelled() else done.exception()
         if error is not None and not isinstance(error, Unavailable):
             log.error("counters.filling_failed", exc_info=error)
 
-    async def _fill(self, organisation_id: OrganisationId, now: datetime) -> list[bytes]:
+    async def _fill(self, organisation_id: OrganisationId, now: datetime) -> list[_Held]:
         """Fill counters from the rows and from what this process knows; gives what the rows hold.
 
         While this runs, nothing is asked about the organisation: who asks is parked.
@@ -442,7 +444,7 @@ class RedisCounters:
         if emptied:
             log.warning("counters.emptied", organisation=organisation_id.hex())
             await asyncio.sleep(_OTHERS_SECONDS)
-        return [digest for digest, *_ in rows.held]
+        return rows.held
 
     async def _emptied(self, now_us: int) -> bool:
         """Tell whether Redis was emptied since this was asked last: a key that stays is gone."""
@@ -520,7 +522,15 @@ def _rows(session: Session, organisation_id: OrganisationId, period: str, now: d
     )
 
 
+def _let_go(session: Session, organisation_id: OrganisationId, held: Sequence[_Held]) -> None:
+    """Hold in the rows no longer what was read there, if it is still the same."""
+    organisations.lock(session, organisation_id)
+    seen = {digest: (_STATES[what], octets) for digest, octets, _, what, _ in held}
+    holds.remove_unchanged(session, organisation_id, seen)
+
+
 _WHAT = {State.RESERVED: "reserved", State.COMMITTED: "committed", State.STORED: "stored"}
+_STATES = {what: state for state, what in _WHAT.items()}
 
 
 def _held(grant: Grant) -> _Held:
