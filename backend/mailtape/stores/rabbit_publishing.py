@@ -7,15 +7,22 @@ Nothing is published twice: who hears no confirmation tells the sender to come a
 import asyncio
 import itertools
 import secrets
+from typing import cast
 
-from aio_pika import DeliveryMode, Message
+from aio_pika import DeliveryMode
 from aio_pika.abc import AbstractChannel, AbstractConnection, HeadersType
-from aiormq import spec
+from aiormq import Channel, spec
 
 from mailtape.domain.errors import StoreFull, Unavailable
 from mailtape.stores.rabbit_connection import ANSWER_SECONDS, UNROUTED, RabbitLink, broker_errors
 from mailtape.stores.rabbit_mail import PROBE, RabbitMail
 from mailtape.stores.rabbit_topology import RabbitTopology
+
+_MOST_UNDRAINED = 2**20
+"""Octets that are handed to the connection before somebody waits until it has sent them. Waiting
+each time would send every mail alone; never waiting would pile them up before a broker that has
+died, whose mails are given up by their senders and not by the connection.
+"""
 
 
 class RabbitPublishing:
@@ -29,6 +36,7 @@ class RabbitPublishing:
         self._process = secrets.token_hex(8)
         self._numbers = itertools.count()
         self._refused = False
+        self._undrained = 0
 
     async def start(self) -> None:
         """Connect; see `RabbitLink.start`."""
@@ -40,6 +48,7 @@ class RabbitPublishing:
 
     async def _open(self, connection: AbstractConnection) -> AbstractChannel:
         await self._topology.declare(connection)
+        self._undrained = 0
         return await connection.channel(publisher_confirms=True, on_return_raises=True)
 
     def check_connected(self) -> None:
@@ -67,9 +76,8 @@ class RabbitPublishing:
         Raises:
             Unavailable: it could not be made certain; the mail may be there.
         """
-        await self._publish(
-            self._message(mail.body, mail.headers, after_seconds), queue, self._publish_seconds
-        )
+        properties = self._properties(mail.headers, after_seconds)
+        await self._publish(mail.body, properties, queue, self._publish_seconds)
 
     async def check_room(self) -> None:
         """Pass when the queue would take a mail now, as far as this process has seen.
@@ -95,7 +103,7 @@ class RabbitPublishing:
             Unavailable: it cannot be told.
         """
         try:
-            await self._publish(self._message(b"", {}), "", ANSWER_SECONDS, exchange=exchange)
+            await self._publish(b"", self._properties({}), "", ANSWER_SECONDS, exchange=exchange)
         except Unavailable as error:
             if error.code != UNROUTED:
                 raise
@@ -103,9 +111,9 @@ class RabbitPublishing:
         return True
 
     async def _put(self, body: bytes, headers: HeadersType, seconds: float) -> None:
-        message = self._message(body, headers)
+        properties = self._properties(headers)
         try:
-            await self._publish(message, self._topology.queue, seconds)
+            await self._publish(body, properties, self._topology.queue, seconds)
         except StoreFull:
             self._refused = True
             raise
@@ -116,28 +124,39 @@ class RabbitPublishing:
         self._refused = False
 
     async def _publish(
-        self, message: Message, routing_key: str, seconds: float, *, exchange: str = ""
+        self,
+        body: bytes,
+        properties: spec.Basic.Properties,
+        routing_key: str,
+        seconds: float,
+        *,
+        exchange: str = "",
     ) -> None:
-        channel = self._link.channel
-        through = (
-            await channel.get_exchange(exchange, ensure=False)
-            if exchange
-            else channel.default_exchange
-        )
         with broker_errors():
             async with asyncio.timeout(seconds):
+                channel = cast("Channel", await self._link.channel.get_underlay_channel())
                 await self._link.unblocked()
-                confirmed = await through.publish(message, routing_key, mandatory=True)
+                drains = self._undrained > _MOST_UNDRAINED
+                self._undrained += len(body)
+                confirmed = await channel.basic_publish(
+                    body,
+                    exchange=exchange,
+                    routing_key=routing_key,
+                    properties=properties,
+                    mandatory=True,
+                    wait=drains,
+                )
+        if drains:
+            self._undrained = 0
         if not isinstance(confirmed, spec.Basic.Ack):
             raise Unavailable("The queue did not confirm the mail.")
 
-    def _message(
-        self, body: bytes, headers: HeadersType, after_seconds: float | None = None
-    ) -> Message:
-        return Message(
-            body,
+    def _properties(
+        self, headers: HeadersType, after_seconds: float | None = None
+    ) -> spec.Basic.Properties:
+        return spec.Basic.Properties(
             headers=headers,
             delivery_mode=DeliveryMode.PERSISTENT,
             message_id=f"{self._process}-{next(self._numbers)}",
-            expiration=after_seconds,
+            expiration=None if after_seconds is None else str(int(after_seconds * 1000)),
         )
