@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from mailtape import first_start
 from mailtape.api.main import create_app
 from mailtape.data_folder import DataFolder
-from mailtape.fleet import api_parts
+from mailtape.fleet.api import api_parts
 from mailtape.log import configure_log
 from mailtape.preparing import check_schema
 from mailtape.settings import for_a_fleet, read_settings

@@ -18,6 +18,7 @@ import uvloop
 from mailtape.api.main import create_app
 from mailtape.data_folder import DataFolder
 from mailtape.opening import opened
+from mailtape.roles import http as listeners
 from mailtape.roles import jobs, listening, mail, policy, process, upkeep, web, work
 from mailtape.roles.listening import Door
 from mailtape.rows import organisations
@@ -74,7 +75,7 @@ async def _serve(settings: Settings, folder: DataFolder, keys: Keys) -> None:
             )
         )
         server = await stack.enter_async_context(
-            web.serving(settings, create_app(parts), bound, parts.wakeups.close)
+            listeners.serving(settings, create_app(parts), bound, parts.wakeups.close)
         )
         doors: dict[str, tuple[Door, HostPort]] = {
             "smtp": (

@@ -1,16 +1,11 @@
 """The role that answers over HTTP."""
 
-import asyncio
-import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Any
 
 from mailtape.api.deps import ApiSettings, Parts
 from mailtape.domain.query import WordLimits
 from mailtape.domain.session import FailureRules, SessionRules
-from mailtape.http_server import HttpBounds, HttpServer
 from mailtape.opening import Stores
 from mailtape.services.passwords import Passwords
 from mailtape.services.quota import Quota
@@ -18,9 +13,6 @@ from mailtape.services.recipients import Recipients
 from mailtape.services.tokens import Keys
 from mailtape.services.usage import ApiCalls
 from mailtape.settings import HostPort, Settings
-
-_KEEP_ALIVE_SECONDS = 75
-"""As nginx: clients that poll now and then keep their connection."""
 
 
 def parts(
@@ -77,28 +69,3 @@ def _plain(settings: Settings, keys: Keys, bound: HostPort) -> ApiSettings:
         words=WordLimits(settings.search_max_chars, settings.search_max_terms),
         most_recipients=settings.smtp_max_recipients,
     )
-
-
-@asynccontextmanager
-async def serving(
-    settings: Settings, app: Any, listening: socket.socket, on_leave: Callable[[], None]
-) -> AsyncIterator[HttpServer]:
-    """Answer requests for as long as the context lasts; `on_leave` ends waits and streams."""
-    server = HttpServer(
-        app,
-        HttpBounds(settings.http_max_connections, settings.http_request_timeout_seconds),
-        on_leave,
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=settings.drain_timeout_seconds,
-    )
-    serving = asyncio.create_task(server.serve(sockets=[listening]))
-    await server.ready.wait()
-    try:
-        yield server
-    finally:
-        server.leave()
-        await serving

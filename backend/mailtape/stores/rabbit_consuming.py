@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from aio_pika.abc import (
     AbstractChannel,
     AbstractConnection,
-    AbstractIncomingMessage,
     AbstractQueue,
 )
+from aiormq.abc import DeliveredMessage
 
 from mailtape.domain.errors import Unavailable
 from mailtape.domain.ids import IngestId
@@ -101,14 +101,15 @@ class RabbitConsuming:
         # The broker takes a consumer away when the queue is deleted: begin anew then.
         underlay = await channel.get_underlay_channel()
         underlay.on_consumer_cancel_callbacks.add(lambda _: self._link.reopen())
-        queue = await channel.get_queue(self._topology.queue, ensure=False)
-        await queue.consume(self._deliver)
+        # Of the lower of the driver's two layers: the upper one costs a mail as much again.
+        await underlay.basic_consume(self._topology.queue, self._deliver)
         return channel
 
-    async def _deliver(self, message: AbstractIncomingMessage) -> None:
+    async def _deliver(self, message: DeliveredMessage) -> None:
         self._last_receipt += 1
         receipt = self._last_receipt
-        mail = None if is_probe(message) else RabbitMail.read(message)
+        headers = message.header.properties.headers or {}
+        mail = None if is_probe(headers) else RabbitMail.read(headers, message.body)
         late = mail is not None and self._is_late(mail.ingest_id)
         self._held[receipt] = Delivery(message.delivery_tag or 0, mail, late)
         if late:

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from aio_pika.abc import AbstractIncomingMessage, HeadersType
+from aio_pika.abc import HeadersType
 
 from mailtape.domain.envelope import Envelope
 from mailtape.domain.ids import IngestId, from_text, to_text
@@ -50,14 +50,13 @@ class RabbitMail:
         return cls(envelope.ingest_id, body, len(raw), claimed)
 
     @classmethod
-    def read(cls, message: AbstractIncomingMessage) -> "RabbitMail":
+    def read(cls, headers: Mapping[str, object], body: bytes) -> "RabbitMail":
         """Read a message; whatever is missing in it is taken to be empty."""
-        headers = message.headers
         claimed = _SIZE in headers
         return cls(
             IngestId(from_text(str(headers.get(_INGEST_ID))) or bytes(16)),
-            message.body,
-            size=_number(headers[_SIZE]) if claimed else len(_split(message.body)[1]),
+            body,
+            size=_number(headers[_SIZE]) if claimed else len(_split(body)[1]),
             claimed=claimed,
             tries=_number(headers.get(_TRIES)),
             reason=_reason(headers),
@@ -95,9 +94,9 @@ PROBE: HeadersType = {_PROBE: True}
 """Headers of a message that is no mail: sent to learn whether the queue takes any."""
 
 
-def is_probe(message: AbstractIncomingMessage) -> bool:
+def is_probe(headers: Mapping[str, object]) -> bool:
     """Whether a message is no mail."""
-    return _PROBE in message.headers
+    return _PROBE in headers
 
 
 def _split(message: bytes) -> tuple[memoryview, memoryview]:

@@ -123,7 +123,10 @@ class RabbitParked:
                 while True:
                     with broker_errors():
                         message = await queue.get(fail=False, timeout=ANSWER_SECONDS)
-                    if message is None or await visit(RabbitMail.read(message), message) is _STOP:
+                    if message is None:
+                        return
+                    mail = RabbitMail.read(message.headers, message.body)
+                    if await visit(mail, message) is _STOP:
                         return
             finally:
                 with broker_errors():
