@@ -32,6 +32,7 @@ def run(
     cwd: Path,
     stdin: str = "",
     settings: Mapping[str, str] | None = None,
+    seconds: float = COMMAND_SECONDS,
 ) -> subprocess.CompletedProcess[str]:
     """Run one command to its end."""
     return subprocess.run(
@@ -41,7 +42,7 @@ def run(
         input=stdin,
         capture_output=True,
         text=True,
-        timeout=COMMAND_SECONDS,
+        timeout=seconds,
         check=False,
     )
 

@@ -1,0 +1,298 @@
+"""Every process of a fleet, and every server under it, dies or hangs while Postfix brings mail.
+
+Two streams go to one organisation, whose mail is counted: one through Postfix, one straight to a
+door. Postfix never dies here, so each of its mails has one queue id and one 250, and its subject is
+as good a key as queue id, recipient and bytes together: seen twice, it is doubled. A mail that came
+straight and comes again is not recognised: it is surely there once only where it was told no in
+words and was not kept.
+
+The servers are this module's own. One fleet stands for all tests, which come in any order, and each
+leaves every part running. When all are done it is ended, and everything that is kept is verified.
+"""
+
+import itertools
+import json
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict
+from threading import Event
+from typing import TypeVar
+
+import pytest
+
+import services
+from fleet import Fleet
+from fleet import fleet as running_fleet
+from inbox import Inbox
+from owners import Owner, registered
+from postfix import Postfix, receiving
+from senders import Account, Record, Senders, compare, numbered
+from served import run
+from services import Instance
+
+pytestmark = [pytest.mark.services, pytest.mark.e2e]
+
+T = TypeVar("T")
+
+SERVERS = ("rabbitmq", "mysql", "mongodb", "redis")
+SEEN_WITHIN = 60.0
+"""Seconds after the last restart; what is not visible by then is lost."""
+READY_WITHIN = 120.0
+SENT_WITHIN = 180.0
+"""Seconds beyond the time that the mail is spread over; a sender who is refused tries again."""
+VERIFIED_WITHIN = 900.0
+RELAYED_PER_SECOND = 50
+STRAIGHT_PER_SECOND = 10
+MANY = 1_000_000
+CHECKED_RAW = 30
+
+
+@pytest.fixture(scope="module")
+def instance() -> Iterator[Instance]:
+    with services.running(*SERVERS) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory, instance: Instance) -> Iterator[Fleet]:
+    settings = instance.variables()
+    with running_fleet(tmp_path_factory.mktemp("fleet"), settings) as started:
+        with closing(services.connect_mysql(settings)) as rows, rows.cursor() as cursor:
+            limits = json.dumps({"emails_per_month": MANY})
+            cursor.execute("UPDATE tiers SET limits = %s WHERE name = 'free'", (limits,))
+        first = started.add("ingest")
+        started.add("ingest", first.listen)
+        for role in ("worker", "worker", "policy", "api"):
+            started.add(role)
+        for process in started.processes:
+            process.launch()
+        wait_until_ready(started)
+        yield started
+        started.close()
+        assert_sound(started)
+
+
+@pytest.fixture(scope="module")
+def postfix(fleet: Fleet) -> Iterator[Postfix]:
+    with receiving(policy=fleet.of("policy")[0].policy, lmtp=fleet.of("ingest")[0].lmtp) as started:
+        yield started
+
+
+@pytest.fixture
+def owner(fleet: Fleet) -> Iterator[Owner]:
+    """A new organisation, whose mail is counted."""
+    with registered(fleet.of("api")[0].http) as owner:
+        yield owner
+
+
+class Stream:
+    """Mail to an address of its own, at a steady pace, until so much is sent or it is enough."""
+
+    def __init__(self, door: str, owner: Owner, mails: int, per_second: float = 0) -> None:
+        self._enough = Event()
+        self.address = owner.address()
+        self.senders = Senders(
+            door,
+            itertools.takewhile(lambda _: not self._enough.is_set(), numbered(mails)),
+            per_second=per_second,
+            recipient=self.address.encode(),
+        )
+        self.senders.start()
+
+    def wait_for_more(self, mails: int) -> None:
+        """Wait until so many more were acknowledged: mail flows."""
+        self.senders.wait_for(len(self.senders.account.acknowledged) + mails, SENT_WITHIN)
+
+    def end(self) -> None:
+        """Begin no other mail; what was begun goes on until it is told yes or nothing."""
+        self._enough.set()
+
+    def join(self, seconds: float = SENT_WITHIN) -> Account:
+        """Wait until everything that was begun has been told of; only 4xx may come before 250."""
+        account = self.senders.join(seconds)
+        assert {reply[:1] for reply in account.refusals} <= {b"4"}, account.refusals
+        return account
+
+    def record(self, inbox: Inbox) -> Record:
+        """Hold what the senders were told against what a reader sees."""
+        listed = (item for item in inbox.listed() if item["address"] == self.address)
+        return compare(self.senders.account, (item["subject"] for item in listed))
+
+
+def wait_until_ready(fleet: Fleet) -> None:
+    """Wait for all processes; each was launched since it was last waited for."""
+    for process in fleet.processes:
+        process.wait_until_ready(READY_WITHIN)
+
+
+def in_turn(chance: random.Random, items: Sequence[T], count: int) -> list[T]:
+    """Take each as often as any other, in random order from round to round."""
+    rounds = (chance.sample(items, len(items)) for _ in itertools.count())
+    return list(itertools.islice(itertools.chain.from_iterable(rounds), count))
+
+
+def wait_until_drained(instance: Instance, postfix: Postfix) -> None:
+    """Wait until neither Postfix nor RabbitMQ, by its own count, has any mail."""
+    deadline = time.monotonic() + SEEN_WITHIN
+    postfix.wait_until_empty(SEEN_WITHIN)
+    while waiting := {name: count for name, count in queued(instance).items() if count}:
+        assert time.monotonic() < deadline, f"RabbitMQ still holds {waiting}"
+        time.sleep(0.2)
+
+
+def queued(instance: Instance) -> dict[str, int]:
+    """Count the mails of each of RabbitMQ's queues: waiting and in somebody's hands."""
+    lines = instance.rabbitmqctl("list_queues", "--no-table-headers", "name", "messages")
+    counts = {name: int(count) for name, count in map(str.split, lines.splitlines())}
+    assert len(counts) >= 3, "mail has queues to wait in, to be tried again in, and to be parked in"
+    return counts
+
+
+def assert_kept_as_sent(chance: random.Random, owner: Owner, relayed: Stream) -> None:
+    """Hold the bytes of some mails against what was sent; Postfix put its line above."""
+    sent = dict(numbered(len(relayed.senders.account.attempted)))
+    listed = [item for item in owner.listed() if item["address"] == relayed.address]
+    for message in chance.sample(listed, CHECKED_RAW):
+        raw, mail = owner.raw(message["id"]), sent[message["subject"]]
+        assert raw.endswith(mail)
+        assert b"(Postfix) with ESMTP id " in raw.removesuffix(mail)
+
+
+def assert_sound(fleet: Fleet) -> None:
+    """Have everything on the servers verified, of a fleet that ended."""
+    verified = run(
+        "verifydata",
+        "--data",
+        fleet.folder / "first",
+        cwd=fleet.folder,
+        settings=fleet.settings,
+        seconds=VERIFIED_WITHIN,
+    )
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+
+
+def told(**records: Record) -> str:
+    """Write down what a run came to."""
+    return json.dumps({name: asdict(record) for name, record in records.items()})
+
+
+def test_nothing_is_lost_or_doubled_when_our_processes_are_killed(
+    fleet: Fleet,
+    instance: Instance,
+    postfix: Postfix,
+    owner: Owner,
+    chance: random.Random,
+    tell: Callable[..., None],
+    *,
+    soak: bool,
+) -> None:
+    mails, kills = (5_000, 30) if soak else (600, len(fleet.processes))
+    relayed = Stream(postfix.smtp, owner, mails, RELAYED_PER_SECOND)
+    straight = Stream(fleet.of("ingest")[0].smtp, owner, mails // 4, STRAIGHT_PER_SECOND)
+    moments = sorted(chance.sample(range(1, mails), kills))
+    for moment, process in zip(moments, in_turn(chance, fleet.processes, kills), strict=True):
+        relayed.senders.wait_for(moment, SENT_WITHIN)
+        process.kill()
+        process.launch()
+    for stream in (relayed, straight):
+        stream.join(mails / RELAYED_PER_SECOND + SENT_WITHIN)
+    wait_until_ready(fleet)
+    wait_until_drained(instance, postfix)
+
+    behind, direct = relayed.record(owner), straight.record(owner)
+    tell(kills, "kills", told(relayed=behind, straight=direct))
+    assert (behind.attempt, behind.acked, behind.visible) == (mails, mails, mails)
+    for record in (behind, direct):
+        assert (record.lost, record.dup, record.unexpected) == (0, 0, 0), record
+        assert record.acked + record.ambiguous == record.attempt
+    assert "status=bounced" not in postfix.log
+    assert owner.used() == behind.visible + direct.visible
+    assert_kept_as_sent(chance, owner, relayed)
+
+
+def test_nothing_is_lost_or_doubled_when_servers_are_killed_or_hang(
+    fleet: Fleet,
+    instance: Instance,
+    postfix: Postfix,
+    owner: Owner,
+    chance: random.Random,
+    tell: Callable[..., None],
+    *,
+    soak: bool,
+) -> None:
+    rounds, hanging_seconds = (10, 15) if soak else (2, 2)
+    relayed = Stream(postfix.smtp, owner, MANY, RELAYED_PER_SECOND)
+    straight = Stream(fleet.of("ingest")[0].smtp, owner, MANY, STRAIGHT_PER_SECOND)
+    for name in in_turn(chance, SERVERS, rounds * len(SERVERS)):
+        relayed.wait_for_more(chance.randint(10, 40))
+        instance.kill(name)
+        time.sleep(chance.uniform(0.1, 0.6))
+        instance.start(name)
+    for name in in_turn(chance, SERVERS, len(SERVERS)):
+        relayed.wait_for_more(chance.randint(10, 40))
+        instance.pause(name)
+        time.sleep(hanging_seconds)
+        instance.resume(name)
+    relayed.wait_for_more(20)
+    for stream in (relayed, straight):
+        stream.end()
+    refusals = straight.join().refusals.total() + relayed.join().refusals.total()
+    wait_until_drained(instance, postfix)
+
+    behind, direct = relayed.record(owner), straight.record(owner)
+    tell(
+        rounds * len(SERVERS), "kills", refusals, "refusals", told(relayed=behind, straight=direct)
+    )
+    assert behind.acked == behind.attempt == behind.visible
+    assert (behind.lost, behind.dup, behind.unexpected) == (0, 0, 0), behind
+    # What was on its way to a broker that died may be kept although its sender was told no.
+    assert (direct.lost, direct.unexpected) == (0, 0), direct
+    assert direct.dup <= straight.senders.account.refusals.total(), direct
+    assert "status=bounced" not in postfix.log
+    assert owner.used() == behind.visible + direct.visible
+    assert_kept_as_sent(chance, owner, relayed)
+
+
+def test_mail_is_taken_while_no_worker_runs_and_nothing_of_it_is_lost(
+    fleet: Fleet,
+    instance: Instance,
+    postfix: Postfix,
+    owner: Owner,
+    tell: Callable[..., None],
+    *,
+    soak: bool,
+) -> None:
+    mails, workers = 20_000 if soak else 1_000, fleet.of("worker")
+    said_before = len(postfix.log)
+    for worker in workers:
+        worker.ask_to_stop()
+    for worker in workers:
+        assert worker.stop() == 0
+        worker.close()
+    try:
+        begin = time.monotonic()
+        relayed = Stream(postfix.smtp, owner, mails)
+        account = relayed.join(mails / RELAYED_PER_SECOND + SENT_WITHIN)
+        postfix.wait_until_empty(mails / RELAYED_PER_SECOND + SEEN_WITHIN)
+        arriving = mails / (time.monotonic() - begin)
+        assert account.refusals.total() == 0
+        assert postfix.log.count("status=sent", said_before) == mails
+        assert "status=deferred" not in postfix.log[said_before:]
+        assert owner.count(address=relayed.address) == 0
+    finally:
+        for worker in workers:
+            worker.launch()
+    for worker in workers:
+        worker.wait_until_ready(READY_WITHIN)
+
+    begin = time.monotonic()
+    owner.wait_for(mails, mails / RELAYED_PER_SECOND + SEEN_WITHIN, address=relayed.address)
+    draining = mails / (time.monotonic() - begin)
+    wait_until_drained(instance, postfix)
+    record = relayed.record(owner)
+    tell(f"{arriving:.0f} mails a second in, {draining:.0f} stored", told(relayed=record))
+    assert (record.acked, record.visible) == (mails, mails)
+    assert (record.lost, record.dup, record.unexpected) == (0, 0, 0), record
+    assert owner.used() == mails
