@@ -11,6 +11,7 @@ import heapq
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from aio_pika.abc import (
     AbstractChannel,
@@ -102,10 +103,11 @@ class RabbitConsuming:
         underlay = await channel.get_underlay_channel()
         underlay.on_consumer_cancel_callbacks.add(lambda _: self._link.reopen())
         # Of the lower of the driver's two layers: the upper one costs a mail as much again.
-        await underlay.basic_consume(self._topology.queue, self._deliver)
+        await underlay.basic_consume(self._topology.queue, partial(self._deliver, channel))
         return channel
 
-    async def _deliver(self, message: DeliveredMessage) -> None:
+    async def _deliver(self, channel: AbstractChannel, message: DeliveredMessage) -> None:
+        """Take what came over a channel; the link may not show it as the one in use yet."""
         self._last_receipt += 1
         receipt = self._last_receipt
         headers = message.header.properties.headers or {}
@@ -113,7 +115,7 @@ class RabbitConsuming:
         late = mail is not None and self._is_late(mail.ingest_id)
         self._held[receipt] = Delivery(message.delivery_tag or 0, mail, late)
         if late:
-            await self._tell_of_late_mail()
+            await self._tell_of_late_mail(channel)
         if receipt in self._held:  # it is not when the channel was lost meanwhile
             heapq.heappush(self._ready, receipt)
             self._offer.set()
@@ -209,7 +211,7 @@ class RabbitConsuming:
         """Tell by the time of acceptance, which a UUIDv7 begins with."""
         return int.from_bytes(ingest_id[:6]) / 1000 < self._clock() - LATE_SECONDS
 
-    async def _tell_of_late_mail(self) -> None:
+    async def _tell_of_late_mail(self, channel: AbstractChannel) -> None:
         """Bind a queue that lives as long as the connection, and so as long as what it tells of.
 
         Who cannot be heard loses the connection, and with it the mail.
@@ -220,7 +222,7 @@ class RabbitConsuming:
             try:
                 with broker_errors():
                     async with asyncio.timeout(ANSWER_SECONDS):
-                        queue = await self._link.channel.declare_queue(
+                        queue = await channel.declare_queue(
                             exclusive=True, arguments={"x-queue-type": "classic", "x-max-length": 1}
                         )
                         await queue.bind(self._topology.late, routing_key="")
