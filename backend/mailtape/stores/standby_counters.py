@@ -49,6 +49,7 @@ class StandbyCounters:
         """Organisations for which the rows hold what this process knows."""
         self._away: set[OrganisationId] = set()
         """Organisations that Redis was not asked about meanwhile."""
+        self._coming: dict[OrganisationId, asyncio.Task[None]] = {}
         self._returning: asyncio.Task[None] | None = None
 
     async def rename(self, transaction: str, became: str, now: datetime) -> None:
@@ -110,9 +111,10 @@ class StandbyCounters:
 
     async def close(self) -> None:
         """Stop what is under way."""
-        if self._returning is not None:
-            self._returning.cancel()
-            await asyncio.gather(self._returning, return_exceptions=True)
+        running = [*self._coming.values(), *([self._returning] if self._returning else [])]
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
 
     async def _ask(
         self,
@@ -155,6 +157,25 @@ class StandbyCounters:
             self._returning = asyncio.create_task(self._return())
 
     async def _come_back(self, organisation_id: OrganisationId, now: datetime) -> None:
+        """Come back once, however many ask: each look holds the organisation's row."""
+        coming = self._coming.get(organisation_id)
+        if coming is None:
+            coming = asyncio.create_task(self._bring_in(organisation_id, now))
+            self._coming[organisation_id] = coming
+            coming.add_done_callback(lambda done: self._came(organisation_id, done))
+        try:
+            await asyncio.shield(coming)
+        except asyncio.CancelledError:
+            if coming.cancelled():  # closed, which is not what whoever asks has asked for
+                raise Unavailable("The counters are being closed.") from None
+            raise
+
+    def _came(self, organisation_id: OrganisationId, done: "asyncio.Task[None]") -> None:
+        del self._coming[organisation_id]
+        if not done.cancelled():
+            done.exception()  # whoever waited has it; nobody may have
+
+    async def _bring_in(self, organisation_id: OrganisationId, now: datetime) -> None:
         await self._redis.bring_in(organisation_id, now)
         self._away.discard(organisation_id)
         self._taken_along.discard(organisation_id)
