@@ -75,7 +75,7 @@ def _settled(
         session,
         organisation_id,
         [
-            holds.digest(item.envelope.transaction, item.delivery.recipient)
+            (item.envelope.transaction, item.delivery.recipient)
             for item in deposits
             if item.envelope.transaction
         ],
@@ -197,7 +197,13 @@ def _event(sequence: int, item: Deposit, now: datetime) -> dict[str, Any]:
         "message_id": item.id,
         "period": _period(item),
         "created_at": now,
+        "held": _held(item),
     }
+
+
+def _held(item: Deposit) -> bytes | None:
+    transaction = item.envelope.transaction
+    return holds.digest(transaction, item.delivery.recipient) if transaction else None
 
 
 def _period(item: Deposit) -> str:

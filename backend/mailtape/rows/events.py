@@ -13,7 +13,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from mailtape.domain.event import RefusedMail, StoredEvent
 from mailtape.domain.ids import MessageId, OrganisationId, new_id
-from mailtape.rows.base import Id, Row
+from mailtape.rows.base import Digest, Id, Row
 from mailtape.rows.messages import LISTED, Message, listed
 from mailtape.rows.organisations import Organisation, lock_sequence, take_sequences
 
@@ -35,6 +35,8 @@ class Event(Row):
     created_at: Mapped[datetime]
     facts: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     """What an event says that is about no message."""
+    held: Mapped[bytes | None] = mapped_column(Digest)
+    """The name of what was held for the stored mail, see `rows.holds`; it outlives the message."""
 
 
 def last_sequence(session: Session, organisation_id: OrganisationId) -> int:
@@ -68,6 +70,23 @@ def page(
         )
         for sequence, kind, message_id, created_at, facts, *columns in session.execute(statement)
     ]
+
+
+def held_before(
+    session: Session, organisation_id: OrganisationId, since: datetime, most: int
+) -> set[bytes]:
+    """Name what was held for mail that has been stored since then.
+
+    No more than the `most` newest events are looked at.
+    """
+    newest = last_sequence(session, organisation_id)
+    statement = select(Event.held).where(
+        Event.organisation_id == organisation_id,
+        Event.sequence > newest - most,
+        Event.created_at >= since,
+        Event.held.is_not(None),
+    )
+    return {held for held in session.scalars(statement) if held is not None}
 
 
 def add_refusals(

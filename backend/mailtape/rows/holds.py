@@ -2,6 +2,9 @@
 
 A hold is reserved, then committed when its mail is safe, then stored when the mail has rows and is
 counted there. A stored hold counts nothing; it is kept so that the same key is known again.
+
+It stays under the name that it was reserved by, here as in Redis, whatever its transaction is
+called later; `JoinedName` leads there.
 """
 
 import hashlib
@@ -40,6 +43,8 @@ class State(IntEnum):
     RESERVED = 0
     COMMITTED = 1
     STORED = 2
+    KNOWN = 3
+    """Its mail had been stored before the hold was written; nobody has to be told to count it."""
 
 
 class Hold(Row):
@@ -135,12 +140,6 @@ def totals(session: Session, organisation_id: OrganisationId, period: str, now: 
     return Totals(emails, bytes_, reserved_emails, reserved_bytes)
 
 
-def is_reserved(session: Session, organisation_id: OrganisationId, digest: bytes) -> bool:
-    """Tell whether a mail is only promised room, be it that the promise has run out."""
-    hold = session.get(Hold, (organisation_id, digest))
-    return hold is not None and hold.state == State.RESERVED
-
-
 def release(session: Session, organisation_id: OrganisationId, digests: Iterable[bytes]) -> None:
     """Forget those of these that are only reserved."""
     session.execute(
@@ -153,21 +152,41 @@ def release(session: Session, organisation_id: OrganisationId, digests: Iterable
 
 
 def settle(
-    session: Session, organisation_id: OrganisationId, digests: Sequence[bytes], now: datetime
+    session: Session,
+    organisation_id: OrganisationId,
+    stored: Sequence[tuple[str, str]],
+    now: datetime,
 ) -> None:
-    """Count these no longer: their mail has rows. Call it in the transaction that writes those.
+    """Count these no longer, by transaction and recipient: their mail has rows.
 
-    Most organisations hold nothing in rows, which is asked first: it is cheaper than to look for
-    each.
+    Call it in the transaction that writes those. Most organisations hold nothing in rows, which is
+    asked first: it is cheaper than to look for each.
     """
-    if not digests or not session.connection().scalar(_ANY, {"of": organisation_id}):
+    if not stored or not session.connection().scalar(_ANY, {"of": organisation_id}):
         return
     session.execute(
         update(Hold)
-        .where(Hold.organisation_id == organisation_id, Hold.digest.in_(digests))
+        .where(
+            Hold.organisation_id == organisation_id,
+            Hold.digest.in_(_digests(session, stored)),
+            Hold.state.in_((State.RESERVED, State.COMMITTED)),
+        )
         .values(state=State.STORED, expires_at=now + _REMEMBERED),
         execution_options={"synchronize_session": False},
     )
+
+
+def _digests(session: Session, stored: Sequence[tuple[str, str]]) -> list[bytes]:
+    """Name the holds of these, by what each transaction is called and by what it was called."""
+    names = [(name_digest(transaction), recipient) for transaction, recipient in stored]
+    joined = select(JoinedName.name, JoinedName.first).where(
+        JoinedName.name.in_({name for name, _ in names})
+    )
+    first = {row.name: row.first for row in session.execute(joined)}
+    return [
+        *(digest_of(name, recipient) for name, recipient in names),
+        *(digest_of(first[name], recipient) for name, recipient in names if name in first),
+    ]
 
 
 def remove(session: Session, organisation_id: OrganisationId, digests: Sequence[bytes]) -> None:
@@ -218,6 +237,19 @@ def join(session: Session, name: bytes, first: bytes, until: datetime, now: date
         session.execute(delete(JoinedName).where(JoinedName.name.in_(old)))
 
 
+def join_missing(session: Session, joined: Mapping[bytes, bytes], until: datetime) -> None:
+    """Remember names, each with the one before, of which nothing is known yet."""
+    if not joined:
+        return
+    known = set(session.scalars(select(JoinedName.name).where(JoinedName.name.in_(joined))))
+    session.add_all(
+        JoinedName(name=name, first=first, expires_at=until)
+        for name, first in sorted(joined.items())  # in one order, so that nobody waits in a circle
+        if name not in known
+    )
+    session.flush()
+
+
 def first_name(session: Session, name: bytes) -> bytes | None:
     """Read what a transaction was called before; None when it had no other name."""
     joined = session.get(JoinedName, name)
@@ -230,7 +262,8 @@ _INSERT = insert(cast("Table", Hold.__table__))
 def add_missing(session: Session, organisation_id: OrganisationId, holds: Sequence[Hold]) -> None:
     """Write those holds whose name is not there yet. Call it under the organisation's lock.
 
-    Of two sizes that are reserved under one name, one announced and one true, the larger stays.
+    Of two sizes that are reserved under one name, one announced and one true, the larger stays;
+    what turns out to be stored counts no longer.
     """
     digests = [hold.digest for hold in holds]
     known = {
@@ -243,6 +276,8 @@ def add_missing(session: Session, organisation_id: OrganisationId, holds: Sequen
         before = known.get(hold.digest)
         if before is not None and before.state == State.RESERVED:
             before.octets = max(before.octets, hold.octets)
+            if hold.state == State.KNOWN:
+                before.state = State.KNOWN
     rows = [
         {
             "organisation_id": organisation_id,

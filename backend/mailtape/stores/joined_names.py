@@ -27,16 +27,24 @@ class JoinedNames:
 
     def __init__(self) -> None:
         self._first: OrderedDict[str, str] = OrderedDict()
+        self._last: dict[str, str] = {}
 
     def join(self, transaction: str, became: str) -> None:
         """Remember that what is called `became` is held under `transaction`."""
         self._first[became] = transaction
+        self._last[transaction] = became
         if len(self._first) > _MOST:
-            self._first.popitem(last=False)
+            forgotten, first = self._first.popitem(last=False)
+            if self._last.get(first) == forgotten:
+                del self._last[first]
 
     def find(self, name: str) -> str | None:
         """Tell the name it is held under; None when nothing was heard of this one."""
         return self._first.get(name)
+
+    def last(self, name: str) -> str | None:
+        """Tell what a transaction was called last; None when it had but one name."""
+        return self._last.get(self._first.get(name, name))
 
     def key(self, key: Key) -> Key:
         """Write a key with the name that it is held under."""

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from mailtape.domain.ids import OrganisationId
+from mailtape.ports.counters import Key
 
 _MOST = 100_000
 
@@ -17,7 +18,10 @@ class Grant:
     """One recipient of one transaction."""
 
     organisation_id: OrganisationId
+    key: Key
+    """As it was asked about last."""
     digest: bytes
+    """The name that it is held under."""
     octets: int
     until_us: int
     """A reservation runs out then; the rows tell of a committed mail by then."""

@@ -199,9 +199,17 @@ class RedisCounters:
         """List what this process granted and counted and others may not know."""
         return self._grants.of(organisation_id, to_us(now))
 
+    def forget(self, keys: Sequence[Key]) -> None:
+        """Do not count these any longer as granted by this process: they were given back."""
+        self._grants.drop(holds.digest(*self._names.key(key)) for key in keys)
+
     def first_name(self, name: str) -> str | None:
         """Tell what a transaction was called before, as far as this process knows."""
         return self._names.find(name)
+
+    def last_name(self, name: str) -> str | None:
+        """Tell what a transaction was called last, when it was called anything else before."""
+        return self._names.last(name)
 
     async def close(self) -> None:
         """Stop what is under way; whoever waits for it is told that it cannot be told."""
@@ -333,8 +341,8 @@ class RedisCounters:
     def _grant(self, question: _Question, until_us: int, *, committed: bool) -> None:
         self._grants.add(
             (
-                Grant(question.organisation_id, digest, question.octets, until_us, committed)
-                for digest in question.digests
+                Grant(question.organisation_id, key, digest, question.octets, until_us, committed)
+                for key, digest in zip(question.keys, question.digests, strict=True)
             ),
             question.now_us,
         )
@@ -529,7 +537,12 @@ def _let_go(session: Session, organisation_id: OrganisationId, held: Sequence[_H
     holds.remove_unchanged(session, organisation_id, seen)
 
 
-_WHAT = {State.RESERVED: "reserved", State.COMMITTED: "committed", State.STORED: "stored"}
+_WHAT = {
+    State.RESERVED: "reserved",
+    State.COMMITTED: "committed",
+    State.STORED: "stored",
+    State.KNOWN: "known",
+}
 _STATES = {what: state for state, what in _WHAT.items()}
 
 

@@ -268,7 +268,7 @@ for i = 8, #ARGV, 5 do
         reserve(digest, size, until_)
       else
         drop(digest)
-        if what == 'committed' or not new then
+        if what == 'committed' or (what == 'stored' and not new) then
           if ARGV[i + 4] == ARGV[5] then redis.call('INCR', month) end
           redis.call('HINCRBY', figures, 'octets', size)
           redis.call('HINCRBY', figures, 'changes', 1)
@@ -282,7 +282,8 @@ return redis.call('HGET', figures, 'epoch')
 """
 )
 """What is held, as FILL names it. `reserved`. `committed`, and not in the rows. `stored`: it is in
-the rows, and counts only where the counters are older than that. `doubtful`: committed so shortly
+the rows, and counts only where the counters are older than that. `known`: as that, and every
+counter has it. `doubtful`: committed so shortly
 ago that the rows may not tell of it yet; it counts until that is over.
 """
 

@@ -5,19 +5,19 @@ verbs on one organisation come one after the other, wherever they run. What is u
 rows say, and what is committed and has no rows yet; the transaction that stores a mail ends its
 hold. So nothing has to be rebuilt here, ever.
 
-A mail that was reserved under another name is moved to the name it is asked about by; under the
-first one a hold that counts nothing is left, so that it is known by either.
+A mail that was reserved under another name stays held under that; it is found by either, by
+whoever asks and by the worker that stores it.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from mailtape.domain.ids import OrganisationId
 from mailtape.domain.quota import Decision, Request, Usage, Verdict, decide
 from mailtape.domain.tier import Limits
 from mailtape.ports.counters import Key
-from mailtape.rows import holds, organisations, usage
+from mailtape.rows import events, holds, organisations, usage
 from mailtape.rows.database import Database, Session
 from mailtape.rows.holds import Hold, State
 from mailtape.rows.organisations import Organisation
@@ -28,6 +28,28 @@ _RESERVED = timedelta(minutes=10)
 _COMMITTED = timedelta(days=40)
 """Longer than a mail waits to be stored, and than its month lasts."""
 _JOINED = timedelta(hours=1)
+_STORED_WITHIN = timedelta(minutes=20)
+"""Longer than anything is held elsewhere whose mail may have been stored meanwhile."""
+_STORED_AT_MOST = 100_000
+"""Events that are looked at for it; nobody holds more elsewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """What was held elsewhere until now."""
+
+    hold: Hold
+    first: str
+    """The name of the transaction that it is held under."""
+    recipient: str
+    last: str | None
+    """What the transaction was called later, if it was."""
+
+    @property
+    def digests(self) -> set[bytes]:
+        """The names that its mail may have been stored under."""
+        names = {self.first, self.last or self.first}
+        return {holds.digest(name, self.recipient) for name in names}
 
 
 class SharedSqlCounters:
@@ -69,9 +91,11 @@ class SharedSqlCounters:
         return await self._database.read(used, organisation_id, now)
 
     async def adopt(
-        self, organisation_id: OrganisationId, known: Sequence[Hold], now: datetime
+        self, organisation_id: OrganisationId, known: Sequence[Elsewhere], now: datetime
     ) -> None:
         """Hold as well what was held elsewhere; a name that is there already stays as it is.
+
+        What has rows is counted there, and not held.
 
         Raises:
             Unavailable: nothing was changed.
@@ -117,10 +141,11 @@ def _reserve(
 ) -> Decision:
     organisation = organisations.lock(session, organisation_id)
     holds.sweep(session, organisation_id, now)
-    if _moved(session, organisation_id, key, now) is not None:
+    digest, hold = _find(session, organisation_id, key, now)
+    if hold is not None:
         return Decision(Verdict.ACCEPT)
     used = _used(session, organisation, organisation_id, now)
-    return _take(session, organisation, used, limits, key, octets, now)
+    return _take(session, organisation, used, limits, digest, octets, now)
 
 
 def _take(
@@ -128,7 +153,7 @@ def _take(
     organisation: Organisation,
     used: Usage,
     limits: Limits,
-    key: Key,
+    digest: bytes,
     octets: int,
     now: datetime,
 ) -> Decision:
@@ -140,7 +165,7 @@ def _take(
             session,
             Hold(
                 organisation_id=organisation.id,
-                digest=holds.digest(*key),
+                digest=digest,
                 state=State.RESERVED,
                 octets=octets,
                 period=period_of(now),
@@ -160,7 +185,7 @@ def _fits(
 ) -> Decision:
     organisation = organisations.lock(session, organisation_id)
     holds.sweep(session, organisation_id, now)
-    hold = _moved(session, organisation_id, key, now)
+    digest, hold = _find(session, organisation_id, key, now)
     if hold is not None and hold.state != State.RESERVED:
         return Decision(Verdict.ACCEPT)
     used = _used(session, organisation, organisation_id, now)
@@ -169,7 +194,7 @@ def _fits(
     if not decision.accepted:
         return decision
     if hold is None:  # it took so long that the room may be somebody else's
-        return _take(session, organisation, used, limits, key, octets, now)
+        return _take(session, organisation, used, limits, digest, octets, now)
     hold.octets = octets
     return decision
 
@@ -183,14 +208,16 @@ def _commit(
 ) -> None:
     organisations.lock(session, organisation_id)
     for key in keys:
-        hold = _moved(session, organisation_id, key, now)
+        digest, hold = _find(session, organisation_id, key, now)
         if hold is not None and hold.state != State.RESERVED:
             continue
+        if digest != holds.digest(*key):  # so that the worker finds it, however late
+            _keep_joined(session, key, now)
         holds.put(
             session,
             Hold(
                 organisation_id=organisation_id,
-                digest=holds.digest(*key),
+                digest=digest,
                 state=State.COMMITTED,
                 octets=octets,
                 period=period_of(now),
@@ -203,49 +230,48 @@ def _release(session: Session, organisation_id: OrganisationId, keys: Sequence[K
     organisations.lock(session, organisation_id)
     for key in keys:
         digest, first = holds.digest(*key), _first(session, key)
-        if first is not None and holds.is_reserved(session, organisation_id, digest):
-            holds.remove(session, organisation_id, [first])  # where it was moved from
         digests = [digest] if first is None else [digest, first]
         holds.release(session, organisation_id, digests)
 
 
 def _adopt(
-    session: Session, organisation_id: OrganisationId, known: Sequence[Hold], now: datetime
+    session: Session, organisation_id: OrganisationId, known: Sequence[Elsewhere], now: datetime
 ) -> None:
     organisations.lock(session, organisation_id)
     holds.sweep(session, organisation_id, now)
-    holds.add_missing(session, organisation_id, known)
+    if not known:
+        return
+    joined = {each.last: each.first for each in known if each.last is not None}
+    hashed = {holds.name_digest(last): holds.name_digest(first) for last, first in joined.items()}
+    holds.join_missing(session, hashed, now + _JOINED)
+    # Under the lock: what is not stored by now is stored by somebody who finds the hold.
+    stored = events.held_before(session, organisation_id, now - _STORED_WITHIN, _STORED_AT_MOST)
+    for each in known:
+        if not stored.isdisjoint(each.digests):
+            each.hold.state = State.KNOWN
+    holds.add_missing(session, organisation_id, [each.hold for each in known])
 
 
 def _find(
     session: Session, organisation_id: OrganisationId, key: Key, now: datetime
-) -> Hold | None:
-    """Find a hold by the name that is asked about, or by the one before."""
-    hold = holds.find(session, organisation_id, holds.digest(*key), now)
-    if hold is not None:
-        return hold
-    first = _first(session, key)
-    return None if first is None else holds.find(session, organisation_id, first, now)
+) -> tuple[bytes, Hold | None]:
+    """Find a hold by the name that is asked about, or by the one before; and what it is under.
 
-
-def _moved(
-    session: Session, organisation_id: OrganisationId, key: Key, now: datetime
-) -> Hold | None:
-    """Find a hold, and have it under the name that is asked about: so the worker finds it."""
+    What nothing is held for would be held under the name before.
+    """
     digest = holds.digest(*key)
-    hold = _find(session, organisation_id, key, now)
-    if hold is None or hold.digest == digest:
-        return hold
-    here = Hold(
-        organisation_id=organisation_id,
-        digest=digest,
-        state=hold.state,
-        octets=hold.octets,
-        period=hold.period,
-        expires_at=hold.expires_at,
-    )
-    hold.state = State.STORED
-    return holds.put(session, here)
+    hold = holds.find(session, organisation_id, digest, now)
+    first = None if hold is not None else _first(session, key)
+    if first is None:
+        return digest, hold
+    return first, holds.find(session, organisation_id, first, now)
+
+
+def _keep_joined(session: Session, key: Key, now: datetime) -> None:
+    name = holds.name_digest(key[0])
+    first = holds.first_name(session, name)
+    if first is not None:
+        holds.join(session, name, first, now + _COMMITTED, now)
 
 
 def _first(session: Session, key: Key) -> bytes | None:

@@ -1,16 +1,20 @@
 """Counters in Redis while it answers, in the rows while it does not.
 
-Who goes over to the rows takes along what this process has granted and counted: it counts as used
-until its time is up. Whoever comes back takes what the rows hold into Redis before anything is
-asked there about that organisation again. Both go by the names of what is held, so it does not
-matter how many processes do it, or how often.
+Who goes over to the rows takes along what this process has granted and counted, and what has rows
+is left out: the rest counts as used until it is stored or its time is up. Whoever comes back takes
+what the rows hold into Redis before anything is asked there about that organisation again. Both go
+by the names of what is held, so it does not matter how many processes do it, or how often.
+
+Nothing is decided by the rows before Redis is left alone (`redis_connection`): when it does not
+answer once, nor when asked again, whoever asks is told that it cannot be told. What only counts or
+gives back goes into the rows at once, which is never wrong.
 
 Processes do not agree on whether Redis answers. One that goes over alone knows of the others only
 what is in the rows, so for that time at most what they hold may be granted too much.
 """
 
 import asyncio
-import contextlib
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -24,16 +28,23 @@ from mailtape.domain.tier import Limits
 from mailtape.ports.counters import Counters, Key
 from mailtape.rows.base import from_us
 from mailtape.rows.holds import Hold, State
+from mailtape.stores.joined_names import may_be_joined
 from mailtape.stores.own_grants import Grant
 from mailtape.stores.redis_connection import RedisConnection
 from mailtape.stores.redis_counters import RedisCounters
-from mailtape.stores.shared_sql_counters import SharedSqlCounters, period_of
+from mailtape.stores.shared_sql_counters import Elsewhere, SharedSqlCounters, period_of
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
 _LOOK_SECONDS = 0.5
+_TRIES = 3
+"""As often as Redis may fail before it is left alone."""
+_AGAIN_SECONDS = 0.35
+"""No longer after a question was asked it is asked again: one call that is not answered in time."""
+_MOST_GIVEN_BACK = 10_000
+"""Of one organisation, while Redis does not answer; what is more runs out by itself."""
 
 
 class StandbyCounters:
@@ -50,6 +61,8 @@ class StandbyCounters:
         self._away: set[OrganisationId] = set()
         """Organisations that Redis was not asked about meanwhile."""
         self._coming: dict[OrganisationId, asyncio.Task[None]] = {}
+        self._given_back: dict[OrganisationId, dict[Key, None]] = {}
+        """What Redis may hold still and nobody waits for."""
         self._returning: asyncio.Task[None] | None = None
 
     async def rename(self, transaction: str, became: str, now: datetime) -> None:
@@ -71,7 +84,12 @@ class StandbyCounters:
         async def ask(counters: Counters) -> Decision:
             return await counters.reserve(organisation_id, limits, key, octets, now)
 
-        return await self._ask(organisation_id, (key,), now, ask)
+        try:
+            return await self._ask(organisation_id, (key,), now, ask)
+        except Unavailable:
+            if not may_be_joined(key[0]):  # else it may have been promised elsewhere before
+                self._give_back_later(organisation_id, (key,))
+            raise
 
     async def fits(
         self, organisation_id: OrganisationId, limits: Limits, key: Key, octets: int, now: datetime
@@ -91,15 +109,18 @@ class StandbyCounters:
         async def ask(counters: Counters) -> None:
             await counters.commit(organisation_id, keys, octets, now)
 
-        await self._ask(organisation_id, keys, now, ask)
+        await self._ask(organisation_id, keys, now, ask, decides=False)
 
     async def release(self, organisation_id: OrganisationId, keys: Sequence[Key]) -> None:
         """See `ports.counters`."""
 
         async def ask(counters: Counters) -> None:
             await counters.release(organisation_id, keys)
+            if counters is self._rows:
+                self._give_back_later(organisation_id, keys)
 
-        await self._ask(organisation_id, keys, datetime.now(UTC), ask)
+        self._redis.forget(keys)
+        await self._ask(organisation_id, keys, datetime.now(UTC), ask, decides=False)
 
     async def usage(self, organisation_id: OrganisationId, now: datetime) -> Usage:
         """See `ports.counters`."""
@@ -122,13 +143,46 @@ class StandbyCounters:
         keys: Sequence[Key],
         now: datetime,
         ask: Callable[[Counters], Awaitable[T]],
+        *,
+        decides: bool = True,
     ) -> T:
+        """Ask Redis, or the rows; those before Redis is left alone only if nothing is decided."""
         if self._connection.available:
-            with contextlib.suppress(Unavailable):
-                if organisation_id in self._away:
-                    await self._come_back(organisation_id, now)
-                return await ask(self._redis)
+            try:
+                return await self._ask_redis(organisation_id, now, ask)
+            except Unavailable:
+                if decides and self._connection.available:
+                    raise
         return await self._ask_rows(organisation_id, keys, now, ask)
+
+    async def _ask_redis(
+        self,
+        organisation_id: OrganisationId,
+        now: datetime,
+        ask: Callable[[Counters], Awaitable[T]],
+    ) -> T:
+        """Ask Redis, and again when it fails, as long as there is time.
+
+        The same question again finds what was granted to the one that was not answered.
+        """
+        again_until = time.monotonic() + _AGAIN_SECONDS
+        for _ in range(_TRIES - 1):
+            try:
+                return await self._ask_redis_once(organisation_id, now, ask)
+            except Unavailable:
+                if not self._connection.available or time.monotonic() > again_until:
+                    raise
+        return await self._ask_redis_once(organisation_id, now, ask)
+
+    async def _ask_redis_once(
+        self,
+        organisation_id: OrganisationId,
+        now: datetime,
+        ask: Callable[[Counters], Awaitable[T]],
+    ) -> T:
+        if organisation_id in self._away:
+            await self._come_back(organisation_id, now)
+        return await ask(self._redis)
 
     async def _ask_rows(
         self,
@@ -139,7 +193,8 @@ class StandbyCounters:
     ) -> T:
         self._go_away(organisation_id)
         if organisation_id not in self._taken_along:
-            known = [_hold(grant, now) for grant in self._redis.own(organisation_id, now)]
+            own = self._redis.own(organisation_id, now)
+            known = [self._elsewhere(grant, now) for grant in own]
             await self._rows.adopt(organisation_id, known, now)
             self._taken_along.add(organisation_id)
         for name in dict.fromkeys(key[0] for key in keys):
@@ -155,6 +210,17 @@ class StandbyCounters:
         self._away.add(organisation_id)
         if self._returning is None:
             self._returning = asyncio.create_task(self._return())
+
+    def _elsewhere(self, grant: Grant, now: datetime) -> Elsewhere:
+        name, recipient = grant.key
+        first, last = self._redis.first_name(name) or name, self._redis.last_name(name)
+        return Elsewhere(_hold(grant, now), first, recipient, last)
+
+    def _give_back_later(self, organisation_id: OrganisationId, keys: Sequence[Key]) -> None:
+        given_back = self._given_back.setdefault(organisation_id, {})
+        if len(given_back) < _MOST_GIVEN_BACK:
+            given_back.update(dict.fromkeys(keys))
+        self._go_away(organisation_id)
 
     async def _come_back(self, organisation_id: OrganisationId, now: datetime) -> None:
         """Come back once, however many ask: each look holds the organisation's row."""
@@ -176,8 +242,20 @@ class StandbyCounters:
             done.exception()  # whoever waited has it; nobody may have
 
     async def _bring_in(self, organisation_id: OrganisationId, now: datetime) -> None:
+        """Tell Redis what happened meanwhile.
+
+        First what was given back, since the same may be held again by the rows.
+        """
+        given_back = self._given_back.pop(organisation_id, {})
+        try:
+            if given_back:
+                await self._redis.release(organisation_id, list(given_back))
+        except Unavailable:
+            self._given_back.setdefault(organisation_id, {}).update(given_back)
+            raise
         await self._redis.bring_in(organisation_id, now)
-        self._away.discard(organisation_id)
+        if organisation_id not in self._given_back:  # more may have come while this was under way
+            self._away.discard(organisation_id)
         self._taken_along.discard(organisation_id)
 
     async def _return(self) -> None:

@@ -53,6 +53,7 @@ def test_the_first_release_s_rows_are_copied_then_brought_up_to_date(rows: Path)
     for undone in (
         "ALTER TABLE messages DROP COLUMN queue_id",
         "ALTER TABLE events DROP COLUMN facts",
+        "ALTER TABLE events DROP COLUMN held",
         "ALTER TABLE organisations DROP COLUMN arrival_us",
         "DROP TABLE holds",
         "DROP TABLE joined_names",
