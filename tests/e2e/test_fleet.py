@@ -415,18 +415,36 @@ def test_failures_to_sign_in_are_counted_over_both_apis(fleet: Fleet, small: Own
     assert statuses == [401] * 5 + [429]
 
 
+def by_policy(policy: Process) -> Door:
+    def ask(_raw: bytes, address: str) -> str:
+        instance = f"{secrets.token_hex(4)}.{secrets.token_hex(4)}.0"  # as Postfix names them
+        return insist(lambda _, a: asked(policy.policy, a, instance=instance), b"", address)
+
+    return ask
+
+
+def insist(send: Door, raw: bytes, address: str) -> str:
+    """Come again when nobody can tell at the moment, as senders do."""
+    for _ in range(20):
+        reply = send(raw, address)
+        if not reply.startswith("451"):
+            return reply
+        time.sleep(0.2)
+    raise AssertionError("nobody could tell")
+
+
 def test_a_limit_is_exact_over_all_doors_at_once(
     fleet: Fleet, local: Owner, small: Owner, chance: random.Random
 ) -> None:
     address, raw = small.address(), a_mail("one of many")
     every_door = [
         *doors(fleet),
-        *(lambda _raw, a, p=policy: asked(p.policy, a) for policy in fleet.of("policy")),
+        *(by_policy(policy) for policy in fleet.of("policy")),
     ]
     chosen = [chance.choice(every_door) for _ in range(3 * MAILS_A_MONTH)]
 
     with ThreadPoolExecutor(12) as pool:
-        replies = list(pool.map(lambda send: send(raw, address), chosen))
+        replies = list(pool.map(lambda send: insist(send, raw, address), chosen))
 
     granted = [reply for reply in replies if reply.startswith(("250", "DUNNO"))]
     refused = [reply[:9] for reply in replies if reply not in granted]
