@@ -20,8 +20,11 @@ run: .venv/.run ## the whole platform on the embedded default, in the foreground
 quick: lint types imports ## everything that needs no service, under a minute; T=path narrows
 	$(BIN)/pytest $(or $(T),$(QUICK) -m "not services and not e2e")
 
-test: services lint types imports docs-check ## everything, as CI runs it
-	$(BIN)/pytest tests
+test: services lint types imports docs-check ## everything that CI runs
+	$(BIN)/pytest tests -m "not breaking"
+
+breaking: services .venv/.dev ## a fleet and its servers killed, hung and misled: some fifteen minutes more
+	$(BIN)/pytest tests -m breaking
 
 soak: services .venv/.dev ## the whole suite at its long counts
 	MAILTAPE_TEST_SOAK=1 $(BIN)/pytest tests
@@ -66,4 +69,4 @@ build: .venv/.run ## wheel and source distribution, in dist/
 .venv/.dev: $(INPUTS)
 	@scripts/venv dev
 
-.PHONY: help run quick test soak bench fmt lint types imports docs docs-check services services-down build
+.PHONY: help run quick test breaking soak bench fmt lint types imports docs docs-check services services-down build

@@ -32,7 +32,7 @@ from senders import Account, Record, Senders, compare, numbered
 from served import run
 from services import Instance
 
-pytestmark = [pytest.mark.services, pytest.mark.e2e]
+pytestmark = [pytest.mark.services, pytest.mark.e2e, pytest.mark.breaking]
 
 T = TypeVar("T")
 

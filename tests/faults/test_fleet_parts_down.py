@@ -21,7 +21,7 @@ from owners import Owner, registered
 from senders import Line, Senders, compare, numbered
 from services import Instance
 
-pytestmark = [pytest.mark.services, pytest.mark.e2e]
+pytestmark = [pytest.mark.services, pytest.mark.e2e, pytest.mark.breaking]
 
 SEEN_WITHIN = 120.0
 """Seconds after a part is back; what is not visible by then is lost."""

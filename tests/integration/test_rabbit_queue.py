@@ -23,7 +23,7 @@ from mailtape.stores.rabbit_mail import CLAIM_OCTETS
 from mailtape.stores.rabbit_queue import RabbitQueue
 from services import Instance
 
-pytestmark = pytest.mark.services
+pytestmark = [pytest.mark.services, pytest.mark.breaking]
 
 SECONDS = 20
 """For what takes a fraction of one."""
