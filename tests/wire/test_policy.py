@@ -23,6 +23,7 @@ from mailtape.domain.policy import PolicyRequest
 from mailtape.services.quota import Quota
 from mailtape.services.recipients import Destination
 from mailtape.services.refusals import Refusals
+from mailtape.stores.sql_counters import SqlCounters
 from mailtape_policy.protocol import REQUEST_OCTETS
 from mailtape_policy.server import Server
 from wire.conftest import Directory
@@ -425,11 +426,13 @@ async def test_a_name_that_no_server_gives_is_not_kept(
 ) -> None:
     asker = await (await open_daemon()).asker()
     endless = "x" * 256
+    counters = quota._counters
+    assert isinstance(counters, SqlCounters)
 
     assert await asker.asks(asks("once@x", endless, queue_id=endless)) == DUNNO
     assert await asker.asks(asks("once@x", "mail-2", queue_id=endless)) == DUNNO
 
-    assert not quota._instances
+    assert not counters._joined._first
 
 
 async def test_a_peer_that_waits_for_its_answer_is_not_read_from(

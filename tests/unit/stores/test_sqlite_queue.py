@@ -11,7 +11,7 @@ import pytest
 from fakes import a_delivery, an_envelope
 from mailtape.domain.errors import Unavailable
 from mailtape.rows.writing_thread import WritingThread
-from mailtape.stores.sqlite_queue import SqliteQueue
+from mailtape.stores.sqlite_queue import Backlog, SqliteQueue
 
 RAWS = [str(number).encode() for number in range(5)]
 
@@ -64,14 +64,26 @@ async def test_an_envelope_that_cannot_be_read_is_parked_and_the_rest_is_offered
     assert await queue.parked_raw(parked.receipt) == b"2"
 
 
-async def test_counts_what_each_organisation_has_waiting(queue: SqliteQueue) -> None:
+async def test_tells_what_each_organisation_has_waiting(queue: SqliteQueue) -> None:
     await queue.acknowledge([mail.receipt for mail in await queue.lease(100, 2**20)])
-    first, second = a_delivery(), a_delivery()
-    await queue.put(an_envelope(b"12345", deliveries=(first, second)), b"12345")
-    await queue.put(an_envelope(b"123", deliveries=(first,)), b"123")
+    first, second = a_delivery("a@mail.example.com"), a_delivery("b@mail.example.com")
+    relayed = an_envelope(b"12345", deliveries=(first, second), queue_id="4A1")
+    await queue.put(relayed, b"12345")
+    direct = an_envelope(b"123", deliveries=(first,))
+    await queue.put(direct, b"123")
     await queue.lease(1, 2**20)
 
     assert await queue.backlog() == {
-        first.organisation_id: (2, 8),
-        second.organisation_id: (1, 5),
+        first.organisation_id: Backlog(
+            2,
+            8,
+            relayed=[("4A1", "a@mail.example.com")],
+            oldest=[(relayed.message_id(first), 5), (direct.message_id(first), 3)],
+        ),
+        second.organisation_id: Backlog(
+            1,
+            5,
+            relayed=[("4A1", "b@mail.example.com")],
+            oldest=[(relayed.message_id(second), 5)],
+        ),
     }
