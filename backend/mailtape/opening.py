@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import TypeAlias
 
 from pydantic import SecretStr
@@ -69,7 +70,9 @@ class Stores:
     queue: Queue
     claims: Claims | None
     """Where large mail waits while a broker holds its place; None without a broker."""
-    counting: Counting
+    counting: Callable[[], Awaitable[Counting]]
+    """Opens the counters; those in memory read first what waits in the queue, so nothing may be
+    taken from it before. Who judges nobody's mail needs none."""
     limits: FailureLimits
     wakeups: Wakeups
     arriving: Callable[[], bool]
@@ -83,8 +86,6 @@ class Stores:
 @asynccontextmanager
 async def opened(settings: Settings, folder: DataFolder) -> AsyncIterator[Stores]:
     """Open everything, and close it again.
-
-    Counters in memory have read what waits in the queue, so nothing may be taken from it before.
 
     Raises:
         Conflict: a server has something of ours that was made otherwise.
@@ -113,7 +114,7 @@ async def opened(settings: Settings, folder: DataFolder) -> AsyncIterator[Stores
             bodies=bodies,
             queue=queue,
             claims=claims,
-            counting=await _counting(database, queue, redis, stack),
+            counting=partial(_counting, database, queue, redis, stack),
             limits=_limits(database, redis),
             wakeups=wakeups,
             arriving=queue.arriving if isinstance(queue, SqliteQueue) else _never,

@@ -20,11 +20,9 @@ from mailtape.data_folder import DataFolder
 from mailtape.opening import opened
 from mailtape.roles import http as listeners
 from mailtape.roles import jobs, listening, mail, policy, process, upkeep, web, work
+from mailtape.roles.judging import judging
 from mailtape.roles.listening import Door
 from mailtape.rows import organisations
-from mailtape.services.quota import Quota
-from mailtape.services.recipients import Recipients
-from mailtape.services.refusals import Refusals
 from mailtape.services.tokens import Keys
 from mailtape.settings import HostPort, Settings
 
@@ -49,29 +47,20 @@ async def _serve(settings: Settings, folder: DataFolder, keys: Keys) -> None:
         http = HostPort(settings.http_listen.host, bound.getsockname()[1])
         stores = await stack.enter_async_context(opened(settings, folder))
         local = await stores.database.read(organisations.find_local)
-        refusals = Refusals()
-        recipients = Recipients(
-            stores.database, domain=settings.domain, capture=local if settings.capture else None
-        )
-        quota = Quota(recipients, stores.counting.counters, refusals, _now)
-        parts = web.parts(settings, keys, http, stores, recipients, quota, _now)
+        judged = await stack.enter_async_context(judging(settings, stores, _now))
+        quota = judged.quota
+        parts = web.parts(settings, keys, http, stores, judged.recipients, quota, _now)
         await stack.enter_async_context(work.consuming(settings, stores, _now))
         stack.callback(parts.passwords.close)
-        telling = jobs.of_refusals(stores, refusals, parts.wakeups, _now)
         counting = jobs.of_calls(stores, parts.calls)
         await stack.enter_async_context(
             upkeep.doing(
                 [
                     *jobs.of_files(stores),
                     *jobs.of_rows(settings, stores, local, _now),
-                    *jobs.of_counters(stores.counting, _now),
-                    telling,
                     counting,
                 ],
-                at_the_end=[
-                    counting.run,
-                    jobs.last_refusals(stores, refusals, parts.wakeups, _now),
-                ],
+                at_the_end=[counting.run],
             )
         )
         server = await stack.enter_async_context(

@@ -6,10 +6,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from mailtape.api.deps import Parts
 from mailtape.api.main import create_app
 from mailtape.data_folder import DataFolder
-from mailtape.fleet.living import judging, now, until
+from mailtape.fleet.living import now, until
 from mailtape.opening import opened
 from mailtape.roles import http as listeners
 from mailtape.roles import jobs, listening, process, upkeep, web
+from mailtape.roles.judging import judging
 from mailtape.services.tokens import Keys
 from mailtape.settings import HostPort, Settings
 
@@ -34,7 +35,7 @@ async def api_parts(
     """Open what the API stands on; `http` is where it is reached when nothing else is set."""
     async with AsyncExitStack() as stack:
         stores = await stack.enter_async_context(opened(settings, folder))
-        judged = await stack.enter_async_context(judging(settings, stores))
+        judged = await stack.enter_async_context(judging(settings, stores, now))
         parts = web.parts(settings, keys, http, stores, judged.recipients, judged.quota, now)
         stack.callback(parts.passwords.close)
         counting = jobs.of_calls(stores, parts.calls)

@@ -3,9 +3,10 @@
 from contextlib import AsyncExitStack
 
 from mailtape.data_folder import DataFolder
-from mailtape.fleet.living import judging, looked_after, now, until
+from mailtape.fleet.living import looked_after, now, until
 from mailtape.opening import opened
 from mailtape.roles import listening, mail, process
+from mailtape.roles.judging import judging
 from mailtape.roles.listening import Door
 from mailtape.services import health
 from mailtape.services.tokens import Keys
@@ -17,7 +18,7 @@ async def live(settings: Settings, folder: DataFolder, keys: Keys) -> None:
     stopped = process.on_signal()
     async with AsyncExitStack() as stack:
         stores = await stack.enter_async_context(opened(settings, folder))
-        quota = (await stack.enter_async_context(judging(settings, stores))).quota
+        quota = (await stack.enter_async_context(judging(settings, stores, now))).quota
         doors: dict[str, tuple[Door, HostPort]] = {
             "smtp": (
                 mail.smtp(settings, folder, keys, stores.database, stores.queue, quota, now),

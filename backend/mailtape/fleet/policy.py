@@ -3,9 +3,10 @@
 from contextlib import AsyncExitStack
 
 from mailtape.data_folder import DataFolder
-from mailtape.fleet.living import judging, looked_after, until
+from mailtape.fleet.living import looked_after, now, until
 from mailtape.opening import opened
 from mailtape.roles import listening, policy, process
+from mailtape.roles.judging import judging
 from mailtape.services import health
 from mailtape.services.tokens import Keys
 from mailtape.settings import Settings
@@ -16,7 +17,7 @@ async def live(settings: Settings, folder: DataFolder, keys: Keys) -> None:  # n
     stopped = process.on_signal()
     async with AsyncExitStack() as stack:
         stores = await stack.enter_async_context(opened(settings, folder))
-        quota = (await stack.enter_async_context(judging(settings, stores))).quota
+        quota = (await stack.enter_async_context(judging(settings, stores, now))).quota
         server = policy.server(settings, quota)
         await looked_after(settings, stack, {"rows": health.reading(stores.database)})
         addresses = await stack.enter_async_context(
