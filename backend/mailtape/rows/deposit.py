@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from itertools import groupby
 from typing import Any, cast
 
@@ -31,6 +32,9 @@ _INSERT_EVENT = insert(cast("Table", Event.__table__))
 _ANY_KEY = select(literal(1)).where(
     exists().where(MessageKey.organisation_id == bindparam("organisation_id"))
 )
+
+
+_DAY_US = 86_400_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,5 +211,10 @@ def _held(item: Deposit) -> bytes | None:
 
 
 def _period(item: Deposit) -> str:
-    accepted_at = item.envelope.accepted_at
-    return f"{accepted_at.year:04}-{accepted_at.month:02}"
+    return _month_of(item.envelope.accepted_us // _DAY_US)
+
+
+@lru_cache(maxsize=64)  # what is stored was accepted today, or a few days ago at the most
+def _month_of(day: int) -> str:
+    """Name the month of a day that is counted from 1970."""
+    return from_us(day * _DAY_US).strftime("%Y-%m")

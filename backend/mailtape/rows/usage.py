@@ -1,10 +1,10 @@
 """What an organisation has used, by calendar month in UTC."""
 
-from sqlalchemy import String, update
+from sqlalchemy import String, bindparam, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from mailtape.domain.ids import OrganisationId
-from mailtape.rows.base import Id, Row, changed
+from mailtape.rows.base import Id, Row
 
 
 class Usage(Row):
@@ -22,6 +22,15 @@ class Usage(Row):
     api_calls: Mapped[int] = mapped_column(default=0)
 
 
+_ADD = (
+    update(Usage)
+    .where(Usage.organisation_id == bindparam("of"), Usage.period == bindparam("month"))
+    .values(
+        emails=Usage.emails + bindparam("mails"), api_calls=Usage.api_calls + bindparam("calls")
+    )
+)
+
+
 def find(session: Session, organisation_id: OrganisationId, period: str) -> Usage | None:
     """Read a month; None when nothing was used in it."""
     return session.get(Usage, (organisation_id, period))
@@ -36,12 +45,8 @@ def add(
     api_calls: int = 0,
 ) -> None:
     """Add to a month, which begins with its first use."""
-    month = (
-        update(Usage)
-        .where(Usage.organisation_id == organisation_id, Usage.period == period)
-        .values(emails=Usage.emails + emails, api_calls=Usage.api_calls + api_calls)
-    )
-    if not changed(session, month):
+    month = {"of": organisation_id, "month": period, "mails": emails, "calls": api_calls}
+    if not session.connection().execute(_ADD, month).rowcount:
         session.add(
             Usage(
                 organisation_id=organisation_id, period=period, emails=emails, api_calls=api_calls

@@ -87,3 +87,25 @@ async def test_tells_what_each_organisation_has_waiting(queue: SqliteQueue) -> N
             oldest=[(relayed.message_id(second), 5)],
         ),
     }
+
+
+@pytest.mark.parametrize(
+    ("mails", "seconds_between", "arriving"),
+    [(7, 0.001, False), (8, 0.001, True), (8, 0.004, True), (8, 0.005, False), (100, 0.02, False)],
+)
+async def test_eight_mails_within_thirty_milliseconds_are_a_burst(
+    tmp_path: Path, mails: int, seconds_between: float, *, arriving: bool
+) -> None:
+    ticks = 0.0
+    writing = WritingThread()
+    queue = SqliteQueue(tmp_path / "burst.sqlite3", writing, max_bytes=2**30, ticks=lambda: ticks)
+    for number in range(mails):
+        ticks += seconds_between
+        raw = b"%d" % number
+        await queue.put(an_envelope(raw), raw)
+
+    assert queue.arriving() is arriving
+    ticks += 0.03
+    assert not queue.arriving()
+    writing.stop()
+    queue.close()

@@ -259,7 +259,7 @@ async def test_a_mail_is_found_by_its_envelope(house: House) -> None:
         assert len(found) == 1
 
 
-async def test_all_lanes_but_one_stand_back_a_while_when_mail_arrives(house: House) -> None:
+async def test_the_lanes_stand_back_a_while_when_mail_arrives(house: House) -> None:
     looks = 0
 
     def arriving() -> bool:
@@ -294,5 +294,5 @@ async def test_all_lanes_but_one_stand_back_a_while_when_mail_arrives(house: Hou
         watching.cancel()
         await consumer.stop()
 
-    assert max(mails for standing_back, mails in leased if standing_back) == 1
+    assert max(mails for standing_back, mails in leased if standing_back) == 0
     assert looks >= 25, "it goes on, though mail has not stopped arriving"
