@@ -52,6 +52,10 @@ class RequestReader:
         Raises:
             ProtocolError: nothing that follows can be understood; do not feed this reader again.
         """
+        if not self._octets and not self._partial:
+            alone = _alone(data, self._limit)
+            if alone is not None:
+                return [alone]
         lines = (self._partial + data).split(b"\n")
         self._partial = lines.pop()
         has_nul = b"\0" in data
@@ -69,7 +73,7 @@ class RequestReader:
                     raise ProtocolError("NUL", requests)
                 given[name] = value
             else:
-                if given.get(b"request", _KIND) not in {_KIND, b""}:
+                if not _is_ours(given):
                     raise ProtocolError("another kind of request", requests)
                 requests.append(_request(given))
                 octets, given = 0, {}
@@ -90,6 +94,27 @@ def reply(action: str) -> bytes:
     if not action or not action.isascii() or not action.isprintable():
         raise ValueError("an action is a line of printable ASCII")
     return b"action=%b\n\n" % action.encode("ascii")
+
+
+def _alone(data: bytes, limit: int) -> PolicyRequest | None:
+    """Read one request that came whole and with nothing else, as Postfix sends them.
+
+    None for whatever is not quite that: it is read line by line.
+    """
+    end = len(data) - 2
+    if data.find(b"\n\n") != end or len(data) > limit or b"\0" in data:
+        return None
+    given: dict[bytes, bytes] = {}
+    for line in data[:end].split(b"\n"):
+        name, equals, value = line.partition(b"=")
+        if not equals:
+            return None
+        given[name] = value
+    return _request(given) if _is_ours(given) else None
+
+
+def _is_ours(given: dict[bytes, bytes]) -> bool:
+    return given.get(b"request", _KIND) in {_KIND, b""}
 
 
 def _request(given: dict[bytes, bytes]) -> PolicyRequest:

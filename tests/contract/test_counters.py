@@ -5,7 +5,6 @@ import dataclasses
 import random
 import tracemalloc
 from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -293,7 +292,7 @@ async def test_a_transaction_is_found_by_the_name_it_became(
     for counters in (policy, ingest):
         assert (await counters.reserve(acme, limits, held, 60, NOW)).accepted
         assert (await counters.reserve(acme, limits, asked, 60, NOW)).accepted
-        usage = replace(await counters.usage(acme, NOW), arrival_us=0)
+        usage = (await counters.usage(acme, NOW))._replace(arrival_us=0)
         assert usage == Usage(emails=1, storage_bytes=70)
 
 

@@ -4,7 +4,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
@@ -184,7 +184,7 @@ async def test_the_script_decides_as_the_rule_does(fleet: Fleet, chance: random.
 
 def _fits(limits: Limits, usage: Usage, before: int | None, octets: int, now: datetime) -> Decision:
     """Ask the rule about a mail that is here, for which `before` octets are held."""
-    others = replace(usage, reserved_bytes=usage.reserved_bytes - (before or 0))
+    others = usage._replace(reserved_bytes=usage.reserved_bytes - (before or 0))
     by_size = decide(limits, others, Request(octets, received=True), now)
     if before is None and by_size.accepted:
         return decide(limits, usage, Request(octets), now)

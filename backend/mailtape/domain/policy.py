@@ -4,8 +4,7 @@ Postfix asks the policy daemon (its SMTPD_POLICY_README), other programs `POST /
 ask the same question and get the same answer.
 """
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from mailtape.domain import quota
 from mailtape.domain.quota import Decision
@@ -14,8 +13,7 @@ DUNNO: Final = "DUNNO"
 """Nothing against it. Never `OK`, with which Postfix would skip all checks that follow."""
 
 
-@dataclass(frozen=True, slots=True)
-class PolicyRequest:
+class PolicyRequest(NamedTuple):
     """What is known of a mail at one stage of its transaction; empty or 0 where nothing is."""
 
     protocol_state: str = ""

@@ -9,9 +9,8 @@ A question that does not name its transaction is decided like any other, but hol
 could tell later what became of it, and the same question again would hold twice.
 """
 
-import asyncio
 import secrets
-from dataclasses import replace
+from functools import lru_cache
 
 import structlog
 
@@ -20,6 +19,7 @@ from mailtape.domain.errors import Invalid
 from mailtape.domain.policy import PolicyRequest
 from mailtape.domain.quota import Decision, Reason, Verdict
 from mailtape.metrics import POLICY_ACCEPTED_BLIND
+from mailtape.services.deadline import within_seconds
 from mailtape.services.quota import Quota
 
 log = structlog.get_logger(__name__)
@@ -29,6 +29,8 @@ ANSWER_SECONDS = 0.5
 _NAME = 255
 """Characters of an instance or a queue id, as in `POST /policy/check`; Postfix's have some twenty.
 They are kept for as long as the mail is on its way, so a longer one is taken for none."""
+_RECIPIENT = 512
+"""Characters. An address has 254 octets; what is much longer is none, and is not remembered."""
 _RCPT = "RCPT"
 _END_OF_MESSAGE = "END-OF-MESSAGE"
 _NOT_UTF8 = "\N{REPLACEMENT CHARACTER}"
@@ -61,8 +63,7 @@ async def check(
 
 async def _check(quota: Quota, request: PolicyRequest, domain: str, within: float) -> Decision:
     try:
-        async with asyncio.timeout(within):
-            return await _at_stage(quota, request, domain)
+        return await within_seconds(within, _at_stage(quota, request, domain))
     except TimeoutError:
         log.warning("policy.too_slow", stage=request.protocol_state[:32], seconds=within)
     except Exception:
@@ -72,7 +73,7 @@ async def _check(quota: Quota, request: PolicyRequest, domain: str, within: floa
 
 async def _at_stage(quota: Quota, request: PolicyRequest, domain: str) -> Decision:
     if max(len(request.instance), len(request.queue_id)) > _NAME:
-        request = replace(request, instance="", queue_id="")
+        request = request._replace(instance="", queue_id="")
     if request.instance and request.queue_id:
         await quota.queued(request.instance, request.queue_id)  # DATA's news, wherever it is known
     if request.protocol_state not in {_RCPT, _END_OF_MESSAGE} or not request.recipient:
@@ -103,6 +104,11 @@ def _mailbox(recipient: str, domain: str) -> str | None:
     Postfix takes the quotes off a local part: `"a b"@example.org` comes as `a b@example.org`.
     None when it is no address.
     """
+    return _checked(recipient, domain) if len(recipient) <= _RECIPIENT else None
+
+
+@lru_cache(maxsize=10_000)  # a sender asks for the same recipients again and again
+def _checked(recipient: str, domain: str) -> str | None:
     if _NOT_UTF8 in recipient:
         return None
     try:

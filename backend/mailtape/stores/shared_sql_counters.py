@@ -10,7 +10,7 @@ whoever asks and by the worker that stores it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from mailtape.domain.ids import OrganisationId
@@ -189,7 +189,7 @@ def _fits(
     if hold is not None and hold.state != State.RESERVED:
         return Decision(Verdict.ACCEPT)
     used = _used(session, organisation, organisation_id, now)
-    others = replace(used, reserved_bytes=used.reserved_bytes - (hold.octets if hold else 0))
+    others = used._replace(reserved_bytes=used.reserved_bytes - (hold.octets if hold else 0))
     decision = decide(limits, others, Request(octets, received=True), now)
     if not decision.accepted:
         return decision

@@ -14,7 +14,7 @@ back, and mail that was recognised as a duplicate or parked stops counting.
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -137,7 +137,7 @@ class SqlCounters:
             return Decision(Verdict.ACCEPT)
         used = account.used()
         held, until = account.reserved.get(key, (0, 0.0))
-        others = replace(used, reserved_bytes=used.reserved_bytes - held)
+        others = used._replace(reserved_bytes=used.reserved_bytes - held)
         decision = decide(limits, others, Request(octets, received=True), now)
         if not decision.accepted:
             return decision

@@ -1,6 +1,5 @@
 """The rule, each boundary from both sides."""
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -55,7 +54,7 @@ def _taken_at_once(per_minute: int, arrival_us: int, now: datetime) -> tuple[int
     while (
         decision := decide(Limits(messages_per_minute=per_minute), usage, Request(0), now)
     ).accepted:
-        usage = replace(usage, arrival_us=decision.arrival_us)
+        usage = usage._replace(arrival_us=decision.arrival_us)
         taken += 1
     return taken, usage.arrival_us
 

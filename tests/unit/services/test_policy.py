@@ -1,7 +1,6 @@
 """What is said at each stage of a mail, with the real rule, rows and counters behind it."""
 
 import asyncio
-from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -65,7 +64,7 @@ async def desk(installation: Installation, request: pytest.FixtureRequest) -> De
 
 
 async def test_a_recipient_is_decided_on_at_rcpt(desk: Desk) -> None:
-    answers = [await desk.asked(replace(RCPT, instance=f"mail-{n}")) for n in range(3)]
+    answers = [await desk.asked(RCPT._replace(instance=f"mail-{n}")) for n in range(3)]
 
     assert answers == [ACCEPTED, ACCEPTED, USED_UP]
     assert (await desk.usage()).reserved_emails == 2
@@ -79,26 +78,26 @@ async def test_the_same_question_again_holds_nothing_more(desk: Desk) -> None:
 
 
 async def test_each_recipient_of_a_mail_is_held_for(desk: Desk) -> None:
-    answers = [await desk.asked(replace(RCPT, recipient=each)) for each in (QA, AN, "x" + AN)]
+    answers = [await desk.asked(RCPT._replace(recipient=each)) for each in (QA, AN, "x" + AN)]
 
     assert answers == [ACCEPTED, ACCEPTED, USED_UP]
 
 
 async def test_a_question_without_a_name_is_decided_and_holds_nothing(desk: Desk) -> None:
-    nameless = replace(RCPT, instance="")
+    nameless = RCPT._replace(instance="")
 
     assert [await desk.asked(nameless) for _ in range(5)] == [ACCEPTED] * 5
     assert (await desk.usage()).reserved_emails == 0
 
     await desk.asked(RCPT)
-    await desk.asked(replace(RCPT, instance="mail-2"))
+    await desk.asked(RCPT._replace(instance="mail-2"))
 
     assert await desk.asked(nameless) == USED_UP
 
 
 @pytest.mark.parametrize("desk", [Limits(messages_per_minute=2)], indirect=True)
 async def test_questions_without_a_name_count_towards_the_rate(desk: Desk) -> None:
-    nameless = replace(RCPT, instance="")
+    nameless = RCPT._replace(instance="")
 
     answers = [await desk.asked(nameless) for _ in range(3)]
 
@@ -106,9 +105,9 @@ async def test_questions_without_a_name_count_towards_the_rate(desk: Desk) -> No
 
 
 async def test_the_announced_size_counts_at_rcpt(desk: Desk) -> None:
-    assert await desk.asked(replace(RCPT, size=100)) == ACCEPTED
+    assert await desk.asked(RCPT._replace(size=100)) == ACCEPTED
     assert (
-        await desk.asked(replace(RCPT, size=101, instance="mail-2"))
+        await desk.asked(RCPT._replace(size=101, instance="mail-2"))
         == "550 5.2.3 message too large for this address"
     )
 
@@ -122,7 +121,7 @@ async def test_data_tells_the_queue_id_under_which_lmtp_asks(desk: Desk) -> None
     await desk.quota.commit("4XyzQ", [by_lmtp], 10)
 
     assert answer == ACCEPTED
-    assert replace(await desk.usage(), arrival_us=0) == Usage(emails=1, storage_bytes=10)
+    assert (await desk.usage())._replace(arrival_us=0) == Usage(emails=1, storage_bytes=10)
 
 
 async def test_the_true_size_counts_at_the_end(desk: Desk) -> None:
@@ -130,9 +129,9 @@ async def test_the_true_size_counts_at_the_end(desk: Desk) -> None:
 
     await desk.asked(RCPT)
 
-    assert await desk.asked(replace(end, size=100)) == ACCEPTED
+    assert await desk.asked(end._replace(size=100)) == ACCEPTED
     assert (await desk.usage()).reserved_emails == 1
-    assert await desk.asked(replace(end, size=101)) == TOO_LARGE
+    assert await desk.asked(end._replace(size=101)) == TOO_LARGE
 
 
 async def test_what_is_refused_at_the_end_is_held_no_longer(desk: Desk) -> None:
@@ -147,8 +146,8 @@ async def test_what_is_refused_at_the_end_is_held_no_longer(desk: Desk) -> None:
 async def test_an_end_that_nothing_was_held_for_is_decided_in_whole(desk: Desk) -> None:
     end = PolicyRequest("END-OF-MESSAGE", QA, size=10, instance="mail-1")
 
-    assert await desk.asked(replace(end, size=101)) == TOO_LARGE
-    answers = [await desk.asked(replace(end, instance=f"mail-{n}")) for n in range(3)]
+    assert await desk.asked(end._replace(size=101)) == TOO_LARGE
+    answers = [await desk.asked(end._replace(instance=f"mail-{n}")) for n in range(3)]
 
     assert answers == [ACCEPTED, ACCEPTED, USED_UP]
 
@@ -194,7 +193,7 @@ async def test_the_other_stages_have_no_objection_and_hold_nothing(desk: Desk, s
 async def test_a_recipient_comes_as_mail_servers_write_it(
     desk: Desk, recipient: str, answer: str
 ) -> None:
-    assert await desk.asked(replace(RCPT, recipient=recipient)) == answer
+    assert await desk.asked(RCPT._replace(recipient=recipient)) == answer
 
 
 @pytest.mark.parametrize(
@@ -208,7 +207,7 @@ async def test_a_recipient_comes_as_mail_servers_write_it(
 async def test_a_recipient_is_the_one_that_lmtp_makes_of_it(desk: Desk, written: str) -> None:
     quoted = f'"{written.partition("@")[0]}"@acme.mail.example.com'
     by_lmtp = normalise(quoted if " " in written else written)
-    await desk.asked(replace(RCPT, recipient=written, queue_id="4XyzQ"))
+    await desk.asked(RCPT._replace(recipient=written, queue_id="4XyzQ"))
 
     await desk.quota.recipient(by_lmtp, transaction="4XyzQ", octets=10)
 
@@ -221,7 +220,7 @@ async def test_a_postmaster_without_a_domain_is_ours(installation: Installation)
     capturing = Recipients(database, domain=DOMAIN, capture=local)
     quota = Quota(capturing, SqlCounters(database), Refusals(), installation.clock)
 
-    assert await patiently_checked(quota, replace(RCPT, recipient="Postmaster")) == ACCEPTED
+    assert await patiently_checked(quota, RCPT._replace(recipient="Postmaster")) == ACCEPTED
 
 
 class Directory:
@@ -246,7 +245,7 @@ async def test_what_takes_too_long_is_put_off(installation: Installation, stage:
     )
     begin = asyncio.get_running_loop().time()
 
-    decision = await check(quota, replace(RCPT, protocol_state=stage), domain=DOMAIN, within=0.05)
+    decision = await check(quota, RCPT._replace(protocol_state=stage), domain=DOMAIN, within=0.05)
 
     assert action(decision) == CANNOT_TELL
     assert asyncio.get_running_loop().time() - begin < 1
@@ -291,10 +290,10 @@ async def test_nothing_is_written_while_a_server_waits_for_its_answer(
         await desk.asked(each)
         for each in (
             RCPT,
-            replace(RCPT, instance="mail-2"),
-            replace(RCPT, recipient="nobody@elsewhere.example"),
-            replace(RCPT, protocol_state="DATA", queue_id="4XyzQ"),
-            replace(RCPT, protocol_state="END-OF-MESSAGE", size=10),
+            RCPT._replace(instance="mail-2"),
+            RCPT._replace(recipient="nobody@elsewhere.example"),
+            RCPT._replace(protocol_state="DATA", queue_id="4XyzQ"),
+            RCPT._replace(protocol_state="END-OF-MESSAGE", size=10),
         )
     ]
     assert answers == [ACCEPTED, USED_UP, NO_SUCH_ADDRESS, ACCEPTED, ACCEPTED]
