@@ -138,7 +138,9 @@ class Ingest:
         if answer.status_code == 503:  # HTTP's own word for "nobody can tell, try again"
             assert int(answer.headers["Retry-After"]) > 0
             return CANNOT_TELL
-        if answer.status_code == 422:
+        if answer.status_code == 429:  # a limit: the reply is in the same place as a 422's
+            assert int(answer.headers["Retry-After"]) > 0
+        if answer.status_code in {422, 429}:
             (fault,) = answer.json()["errors"]
             return str(fault["detail"])
         assert answer.status_code == 202, answer.text

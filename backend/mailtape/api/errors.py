@@ -92,11 +92,11 @@ def status_of(error: MailtapeError) -> HTTPStatus:
     return next(STATUS[base] for base in type(error).__mro__ if base in STATUS)
 
 
-def of_error(error: MailtapeError) -> ProblemResponse:
-    """Make the answer to an error of ours."""
+def of_error(error: MailtapeError, faults: Sequence[Mapping[str, str]] = ()) -> ProblemResponse:
+    """Make the answer to an error of ours, which may consist of several faults."""
     status = status_of(error)
     headers: dict[str, str] = {}
-    errors: list[dict[str, str]] = []
+    errors = list(faults)
     if isinstance(error, TooMany):
         headers["Retry-After"] = headers["RateLimit-Reset"] = str(error.retry_after)
         headers["RateLimit-Remaining"] = "0"

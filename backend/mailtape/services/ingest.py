@@ -2,14 +2,16 @@
 
 import hashlib
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from mailtape.domain import address
 from mailtape.domain.envelope import Protocol
-from mailtape.domain.errors import Conflict, Refused, Unavailable
+from mailtape.domain.errors import Conflict, Refused, TooMany, Unavailable
 from mailtape.domain.ids import IngestId, OrganisationId
-from mailtape.domain.quota import MALFORMED_ADDRESS, Reason, refusal
+from mailtape.domain.quota import MALFORMED_ADDRESS, Decision, Reason, Verdict, refusal
+from mailtape.domain.tier import Limits
 from mailtape.ports.queue import Queue
 from mailtape.rows import receipts
 from mailtape.rows.database import Database
@@ -17,6 +19,8 @@ from mailtape.services import intake
 from mailtape.services.quota import Judged, Quota
 
 ACCEPTED = "accepted"
+_ROOM_SECONDS = 60
+"""When to ask again whether there is room: nobody knows when messages will be deleted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,8 @@ class Ingested:
 
     id: IngestId | None
     recipients: tuple[RecipientStatus, ...]
+    limited: TooMany | None = None
+    """When nothing was kept, and waiting helps every recipient: the limit that is free first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +124,7 @@ async def _keep(
     if not taken:
         if any(each and each.decision.reason is Reason.CANNOT_DECIDE for each in judged):
             raise Unavailable("It cannot be told at the moment whether this mail is taken.")
-        return Ingested(None, statuses)
+        return Ingested(None, statuses, _limited(judged))
     try:
         envelope = await intake.accept(
             queue,
@@ -138,6 +144,33 @@ async def _keep(
         raise
     await quota.commit(transaction, taken, octets)
     return Ingested(envelope.ingest_id, statuses)
+
+
+def _limited(judged: Sequence[Judged | None]) -> TooMany | None:
+    """Find the limit that is free first; None when a recipient is refused for good."""
+    refusals = [
+        _used_up(each.decision, each.destination.limits)
+        for each in judged
+        if each and each.destination and each.decision.verdict is Verdict.LATER
+    ]
+    if len(refusals) < len(judged):
+        return None
+    return min(refusals, key=lambda refusal: refusal.retry_after)
+
+
+def _used_up(decision: Decision, limits: Limits) -> TooMany:
+    """Name the limit that a recipient was refused for."""
+    size = {
+        Reason.RATE: limits.messages_per_minute,
+        Reason.MONTHLY_MAILS: limits.emails_per_month,
+        Reason.STORAGE: limits.storage_bytes,
+    }
+    return TooMany(
+        "No recipient takes this mail at the moment.",
+        retry_after=decision.retry_after or _ROOM_SECONDS,
+        limit=size.get(decision.reason) if decision.reason else None,
+        code=decision.reason,
+    )
 
 
 async def _judge(quota: Quota, given: str, transaction: str, octets: int) -> Judged | None:

@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 
 import httpx
 import pytest
@@ -119,7 +120,7 @@ async def test_a_request_whose_answer_was_lost_counts_once(
 
     assert await status("key-2") == 202, "the repeat of the first took no room of its own"
     assert await status("key-1") == 202, "it has its room, though there is no more"
-    assert await status("key-3") == 422
+    assert await status("key-3") == 429
 
 
 async def test_one_key_carries_no_second_mail_past_the_limit(
@@ -188,6 +189,118 @@ async def test_nothing_is_kept_when_no_recipient_is_accepted(
         }
     ]
     assert (await installation.parts.queue.depth()).waiting == 0
+
+
+async def used_up(
+    installation: Installation, bearer: dict[str, str], slug: str, **limits: int
+) -> str:
+    """Make an organisation with these limits, and use them up; gives an address of its."""
+    tier = Tier(f"tier-{slug}", Limits(**limits), frozenset({Feature.CATCH_ALL}))
+    await installation.parts.database.write(tiers.ensure, tier)
+    await installation.an_organisation(slug, tier.name)
+    address = f"qa@{slug}.mail.example.com"
+    assert (await hand_over(installation, bearer, f"recipient={address}", b"x")).status_code == 202
+    return address
+
+
+@pytest.mark.parametrize(
+    ("limits", "code", "reply", "free_after"),
+    [
+        (
+            {"messages_per_minute": 1},
+            "rate_limited",
+            "450 4.2.1 too many messages a minute for this address",
+            60,
+        ),
+        (
+            {"emails_per_month": 1},
+            "monthly_mails",
+            "452 4.2.2 monthly messages are used up",
+            31 * 24 * 3600,
+        ),
+        ({"storage_bytes": 1}, "storage", "452 4.2.2 storage is full", 60),
+    ],
+)
+async def test_a_limit_that_refuses_for_now_says_which_and_until_when(
+    installation: Installation,
+    bearer: dict[str, str],
+    limits: dict[str, int],
+    code: str,
+    reply: str,
+    free_after: int,
+) -> None:
+    address = await used_up(installation, bearer, "small", **limits)
+
+    response = await hand_over(installation, bearer, f"recipient={address}", b"y")
+
+    (size,) = limits.values()
+    assert response.status_code == 429
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.json()["code"] == code
+    assert [fault["detail"] for fault in response.json()["errors"]] == [reply]
+    assert 0 < int(response.headers["retry-after"]) <= free_after
+    assert response.headers["ratelimit-reset"] == response.headers["retry-after"]
+    assert response.headers["ratelimit-limit"] == str(size)
+    assert response.headers["ratelimit-remaining"] == "0"
+    assert (await installation.parts.queue.depth()).waiting == 1
+
+
+async def test_after_the_time_that_is_told_the_same_mail_is_taken(
+    installation: Installation, bearer: dict[str, str]
+) -> None:
+    address = await used_up(installation, bearer, "small", messages_per_minute=1)
+    key = {"Idempotency-Key": "key-1"}
+    refused = await hand_over(installation, bearer, f"recipient={address}", b"y", **key)
+
+    installation.clock.advance(timedelta(seconds=int(refused.headers["retry-after"])))
+    again = await hand_over(installation, bearer, f"recipient={address}", b"y", **key)
+
+    assert (refused.status_code, again.status_code) == (429, 202)
+
+
+async def test_of_several_limits_the_first_to_be_free_is_told(
+    installation: Installation, bearer: dict[str, str]
+) -> None:
+    a_month = await used_up(installation, bearer, "month", emails_per_month=3)
+    for _ in range(2):
+        await hand_over(installation, bearer, f"recipient={a_month}", b"x")
+    a_minute = await used_up(installation, bearer, "minute", messages_per_minute=2)
+    await hand_over(installation, bearer, f"recipient={a_minute}", b"x")
+
+    response = await hand_over(
+        installation, bearer, f"recipient={a_month}&recipient={a_minute}", b"y"
+    )
+
+    assert (response.status_code, response.json()["code"]) == (429, "rate_limited")
+    assert 0 < int(response.headers["retry-after"]) <= 30
+    assert response.headers["ratelimit-limit"] == "2"
+    assert [fault["detail"][:3] for fault in response.json()["errors"]] == ["452", "450"]
+
+
+@pytest.mark.parametrize("for_good", ["nobody@elsewhere.example", "broken"])
+async def test_a_mail_of_which_a_recipient_is_refused_for_good_is_not_to_be_sent_again(
+    installation: Installation, bearer: dict[str, str], for_good: str
+) -> None:
+    address = await used_up(installation, bearer, "small", messages_per_minute=1)
+
+    response = await hand_over(
+        installation, bearer, f"recipient={address}&recipient={for_good}", b"y"
+    )
+
+    assert (response.status_code, response.json()["code"]) == (422, "no_recipient")
+    assert "retry-after" not in response.headers
+    assert response.json()["errors"][0]["detail"].startswith("450 ")
+
+
+async def test_storage_that_is_full_for_good_is_not_to_be_asked_again(
+    installation: Installation, bearer: dict[str, str]
+) -> None:
+    address = await used_up(installation, bearer, "small", storage_bytes=1, storage_is_hard=True)
+
+    response = await hand_over(installation, bearer, f"recipient={address}", b"y")
+
+    assert (response.status_code, response.json()["code"]) == (422, "no_recipient")
+    assert "retry-after" not in response.headers
 
 
 async def test_a_mail_larger_than_the_tier_allows_is_refused_as_on_the_wire(

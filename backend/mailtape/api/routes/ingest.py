@@ -7,7 +7,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from mailtape.api import auth, errors
 from mailtape.api.deps import GivenClient, GivenParts, Now
 from mailtape.api.schemas.ingest import IngestReceipt
-from mailtape.domain.errors import Conflict, Invalid, Unavailable
+from mailtape.domain.errors import Conflict, Invalid, TooMany, Unavailable
 from mailtape.services import ingest
 
 router = APIRouter(tags=["Ingest"])
@@ -17,7 +17,7 @@ router = APIRouter(tags=["Ingest"])
     "/ingest",
     status_code=202,
     response_model=IngestReceipt,
-    responses=errors.responses(Conflict, Invalid, Unavailable),
+    responses=errors.responses(Conflict, Invalid, TooMany, Unavailable),
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -49,7 +49,9 @@ async def ingest_mail(
 ) -> IngestReceipt | Response:
     """Hand over a mail. 202 means that it is durable for every recipient marked `accepted`.
 
-    When no recipient is accepted nothing is kept, and the answer is 422.
+    When no recipient is accepted nothing is kept. The answer is 503 when one of them cannot be told
+    about; 429 when limits refuse all of them for now, with `Retry-After` until the first is free
+    again and its name as `code`; and else 422. With 422 and 429 `errors` has the reply to each.
     """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != (
         "message/rfc822"
@@ -75,5 +77,7 @@ async def ingest_mail(
             {"detail": r.status, "field": "recipient", "code": "recipient_refused"}
             for r in done.recipients
         ]
+        if done.limited is not None:
+            return errors.of_error(done.limited, faults)
         return errors.problem(422, "no_recipient", "No recipient takes this mail.", errors=faults)
     return IngestReceipt.of(done.id, done.recipients)
