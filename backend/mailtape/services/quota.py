@@ -9,8 +9,9 @@ and the counters join the two, so that a mail that passes both is reserved and c
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import lru_cache
 from itertools import groupby
 
 import structlog
@@ -18,7 +19,7 @@ import structlog
 from mailtape.domain.errors import Forbidden, NotFound, Unavailable
 from mailtape.domain.ids import OrganisationId
 from mailtape.domain.quota import UNLIMITED, Decision, Reason, Verdict
-from mailtape.domain.tier import NO_LIMITS
+from mailtape.domain.tier import NO_LIMITS, Limits
 from mailtape.ports.counters import Counters, Key
 from mailtape.services.recipients import Destination, Recipients
 from mailtape.services.refusals import Refusals
@@ -28,6 +29,17 @@ log = structlog.get_logger(__name__)
 _TRACE_OCTETS = 1024
 """More than Postfix's Received field takes, and too little to be worth smuggling in."""
 _CANNOT_DECIDE = Decision(Verdict.LATER, Reason.CANNOT_DECIDE)
+
+
+@lru_cache(maxsize=1000)
+def _with_trace(limits: Limits) -> Limits:
+    """Make room for the trace of one mail; counters tell limits apart by the object."""
+    message, storage = limits.message_bytes, limits.storage_bytes
+    return replace(
+        limits,
+        message_bytes=None if message is None else message + _TRACE_OCTETS,
+        storage_bytes=None if storage is None else storage + _TRACE_OCTETS,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +94,11 @@ class Quota:
         """Judge each recipient again now that the mail is here and its size is known.
 
         A relay has added its trace (RFC 5321, section 4.4) after it asked about the size: what was
-        promised then must not be refused for that now.
+        promised then must not be refused for that now. What is held is the true size all the same.
         """
-        octets = max(octets - _TRACE_OCTETS, 1) if relayed else octets
         decisions = []
         for each in judged:
-            decision = await self._fits(transaction, each, octets)
+            decision = await self._fits(transaction, each, octets, relayed=relayed)
             if each.destination is not None:
                 self._note(each.destination, decision)
             decisions.append(decision)
@@ -130,7 +141,9 @@ class Quota:
             self._clock(),
         )
 
-    async def _fits(self, transaction: str, judged: Judged, octets: int) -> Decision:
+    async def _fits(
+        self, transaction: str, judged: Judged, octets: int, *, relayed: bool
+    ) -> Decision:
         destination = judged.destination
         if destination is None:
             return judged.decision
@@ -140,7 +153,7 @@ class Quota:
         try:
             return await self._counters.fits(
                 delivery.organisation_id,
-                destination.limits,
+                _with_trace(destination.limits) if relayed else destination.limits,
                 (transaction, delivery.recipient),
                 octets,
                 self._clock(),

@@ -302,3 +302,17 @@ async def test_nothing_is_written_while_a_server_waits_for_its_answer(
     await database.write(tiers.ensure, Tier("another", Limits(), frozenset()))
     event.remove(database._writer, "begin", begins)
     assert written, "a transaction that writes is seen"
+
+
+@pytest.mark.parametrize("desk", [Limits(storage_bytes=5_000)], indirect=True)
+async def test_small_mails_of_a_relay_at_the_same_time_hold_their_true_size(desk: Desk) -> None:
+    """The trace is forgiven once in deciding, and held all the same."""
+    names = [f"4Zk{number}" for number in range(20)]
+    judged = {name: await desk.quota.recipient(QA, transaction=name, octets=0) for name in names}
+
+    decisions = [
+        (await desk.quota.received(name, [judged[name]], 1_000, relayed=True))[0] for name in names
+    ]
+
+    assert [decision.accepted for decision in decisions] == [True] * 6 + [False] * 14
+    assert (await desk.usage()).reserved_bytes >= 6_000
