@@ -125,7 +125,7 @@ class Consumer:
     async def _stand_back(self) -> None:
         """Let arriving mail go first, for a while."""
         for _ in range(_MOST_LOOKS):
-            if not self._arriving() or self._stopping.is_set():
+            if not self._arriving():
                 return
             await asyncio.sleep(_LOOK_SECONDS)
 

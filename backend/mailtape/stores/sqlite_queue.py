@@ -61,6 +61,8 @@ _BURST_MAILS = 8
 _BURST_SECONDS = 0.03
 """Senders that are kept waiting come again sooner. One alone, or fifty mails a second, are no
 burst: nobody waits for them, and they are seen at once."""
+_LONG_BACKLOG = 5_000
+"""Mails that wait. With more, storing is as urgent as taking in: seconds of work are enough."""
 
 
 @dataclass(slots=True)
@@ -179,7 +181,8 @@ class SqliteQueue:
     def arriving(self) -> bool:
         """Tell whether mail comes in a burst, so that who takes it out may let it go first."""
         latest = self._put_at
-        return len(latest) == _BURST_MAILS and self._ticks() - latest[0] < _BURST_SECONDS
+        burst = len(latest) == _BURST_MAILS and self._ticks() - latest[0] < _BURST_SECONDS
+        return burst and self._held < _LONG_BACKLOG
 
     def _flush(self) -> tuple[list[_Put], Exception | None]:
         """Commit all that has gathered; on the writing thread."""

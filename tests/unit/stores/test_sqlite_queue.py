@@ -109,3 +109,18 @@ async def test_eight_mails_within_thirty_milliseconds_are_a_burst(
     assert not queue.arriving()
     writing.stop()
     queue.close()
+
+
+async def test_a_burst_does_not_go_first_when_thousands_wait(tmp_path: Path) -> None:
+    writing = WritingThread()
+    queue = SqliteQueue(tmp_path / "long.sqlite3", writing, max_bytes=2**30, ticks=lambda: 0.0)
+
+    arriving = []
+    for start in range(0, 6_000, 1_000):
+        mails = [b"%d" % number for number in range(start, start + 1_000)]
+        await asyncio.gather(*(queue.put(an_envelope(raw), raw) for raw in mails))
+        arriving.append(queue.arriving())
+
+    assert arriving == [True] * 4 + [False] * 2
+    writing.stop()
+    queue.close()

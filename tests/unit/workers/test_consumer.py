@@ -14,6 +14,8 @@ from sqlalchemy import select, text
 from structlog.testing import capture_logs
 
 from fakes import a_delivery, an_envelope
+from mailtape import opening
+from mailtape.data_folder import DataFolder
 from mailtape.domain.message import Content
 from mailtape.domain.query import MessageQuery
 from mailtape.mime.pack import unpack_bytes, unpack_content
@@ -22,6 +24,7 @@ from mailtape.rows import messages
 from mailtape.rows.database import Session
 from mailtape.rows.messages import Listed, Message
 from mailtape.services.wakeups import Wakeups
+from mailtape.settings import read_settings
 from mailtape_workers.consumer import Consumer, ConsumerSettings
 from mailtape_workers.parsers import ParserSettings
 from unit.workers.conftest import House
@@ -259,7 +262,7 @@ async def test_a_mail_is_found_by_its_envelope(house: House) -> None:
         assert len(found) == 1
 
 
-async def test_the_lanes_stand_back_a_while_when_mail_arrives(house: House) -> None:
+async def test_the_lanes_stand_back_before_each_batch_while_mail_arrives(house: House) -> None:
     looks = 0
 
     def arriving() -> bool:
@@ -268,7 +271,7 @@ async def test_the_lanes_stand_back_a_while_when_mail_arrives(house: House) -> N
         return True
 
     stores, wakeups = house.stores, Wakeups()
-    for number in range(40):
+    for number in range(8):
         await _put(house, _mail(f"mail {number}"))
     consumer = Consumer(
         stores.queue,
@@ -289,10 +292,21 @@ async def test_the_lanes_stand_back_a_while_when_mail_arrives(house: House) -> N
     watching = asyncio.create_task(watch())
     await consumer.start()
     try:
-        await _until_stored(house, wakeups, 40)
+        await _until_stored(house, wakeups, 8)
     finally:
         watching.cancel()
         await consumer.stop()
 
     assert max(mails for standing_back, mails in leased if standing_back) == 0
-    assert looks >= 25, "it goes on, though mail has not stopped arriving"
+    assert looks >= 8 * 25, "it goes on, though mail has not stopped arriving"
+
+
+async def test_what_takes_mail_in_tells_what_stores_it_that_mail_arrives(tmp_path: Path) -> None:
+    settings = read_settings(tmp_path / "none.env")
+    async with opening.opened(settings, DataFolder(tmp_path)) as stores:
+        assert not stores.arriving()
+
+        raws = [b"%d" % number for number in range(8)]
+        await asyncio.gather(*(stores.queue.put(an_envelope(raw), raw) for raw in raws))
+
+        assert stores.arriving()
