@@ -6,6 +6,7 @@ SHELL := /bin/sh
 MAKEFLAGS += --no-print-directory
 
 BIN := .venv/bin
+TESTS = $(BIN)/pytest tests -n auto --maxprocesses 4 --dist worksteal
 QUICK = $(wildcard tests/unit tests/wire tests/property tests/rules tests/contract)
 INPUTS := uv.lock pyproject.toml scripts/venv
 

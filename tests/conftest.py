@@ -15,6 +15,17 @@ import mysql
 from installation import Installation, Installed, open_installation, settings
 from mailtape.rows import schema
 
+_TOLD = "told"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests told, whichever process they ran in."""
+    for reports in (terminalreporter.getreports("passed"), terminalreporter.getreports("failed")):
+        for report in reports:
+            for name, text in report.user_properties:
+                if name == _TOLD:
+                    terminalreporter.write_line(f"{report.nodeid.rpartition('::')[2]}: {text}")
+
 
 @pytest.fixture(scope="session")
 def migrated_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -62,12 +73,11 @@ def soak() -> bool:
 
 
 @pytest.fixture
-def tell(capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest) -> Callable[..., None]:
+def tell(request: pytest.FixtureRequest) -> Callable[..., None]:
     """Say something that is to be read also when the test passes."""
 
     def say(*what: object) -> None:
-        with capsys.disabled():
-            print(f"\n{request.node.name}:", *what)
+        request.node.user_properties.append((_TOLD, " ".join(map(str, what))))
 
     return say
 
