@@ -22,10 +22,10 @@ quick: lint types imports ## everything that needs no service, under a minute; T
 	$(BIN)/pytest $(or $(T),$(QUICK) -m "not services and not e2e")
 
 test: services lint types imports docs-check ## everything that CI runs
-	$(BIN)/pytest tests -m "not breaking"
+	$(TESTS)
 
-breaking: services .venv/.dev ## a fleet and its servers killed, hung and misled: some fifteen minutes more
-	$(BIN)/pytest tests -m breaking
+breaking: services .venv/.dev ## of these, what kills, hangs and misleads servers: after a change to a store or a process
+	$(TESTS) -m breaking
 
 soak: services .venv/.dev ## the whole suite at its long counts
 	MAILTAPE_TEST_SOAK=1 $(BIN)/pytest tests
