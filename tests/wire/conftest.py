@@ -19,14 +19,14 @@ import uvloop
 
 from fakes import a_delivery
 from mailtape.domain.envelope import Protocol
-from mailtape.domain.errors import Forbidden, NotFound, Unavailable
+from mailtape.domain.errors import NotFound, Unavailable
 from mailtape.domain.ids import OrganisationId
 from mailtape.domain.tier import Limits
 from mailtape.ports.queue import Leased, Queue
 from mailtape.rows.sqlite_database import SqliteDatabase
 from mailtape.rows.writing_thread import WritingThread
 from mailtape.services.quota import Quota
-from mailtape.services.recipients import Destination
+from mailtape.services.recipients import Destination, Suspended
 from mailtape.services.refusals import Refusals
 from mailtape.stores.sql_counters import SqlCounters
 from mailtape.stores.sqlite_queue import SqliteQueue
@@ -60,7 +60,7 @@ class Directory:
             case "unknown":
                 raise NotFound("No such address here.", code="address_unknown")
             case "suspended":
-                raise Forbidden("Suspended.", code="organisation_suspended")
+                raise Suspended(a_delivery(address, OrganisationId(bytes(16))))
             case "down":
                 raise Unavailable("The directory is down.")
             case "broken":

@@ -16,18 +16,20 @@ from itertools import groupby
 
 import structlog
 
-from mailtape.domain.errors import Forbidden, NotFound, Unavailable
+from mailtape.domain.envelope import Delivery
+from mailtape.domain.errors import NotFound, Unavailable
 from mailtape.domain.ids import OrganisationId
 from mailtape.domain.quota import UNLIMITED, Decision, Reason, Verdict
 from mailtape.domain.tier import NO_LIMITS, Limits
 from mailtape.ports.counters import Counters, Key
-from mailtape.services.recipients import Destination, Recipients
+from mailtape.services.recipients import Destination, Recipients, Suspended
 from mailtape.services.refusals import Refusals
 
 log = structlog.get_logger(__name__)
 
 _TRACE_OCTETS = 1024
 """More than Postfix's Received field takes, and too little to be worth smuggling in."""
+_SUSPENDED = Decision(Verdict.NEVER, Reason.ORGANISATION_SUSPENDED)
 _CANNOT_DECIDE = Decision(Verdict.LATER, Reason.CANNOT_DECIDE)
 
 
@@ -75,12 +77,13 @@ class Quota:
         try:
             destination = await self._recipients.resolve(address)
             decision = await self._reserve(destination, transaction, octets)
-            self._note(destination, decision)
+            self._note(destination.delivery, decision)
             return Judged(address, decision, destination)
         except NotFound:
             return Judged(address, Decision(Verdict.NEVER, Reason.ADDRESS_UNKNOWN), None)
-        except Forbidden:
-            return Judged(address, Decision(Verdict.NEVER, Reason.ORGANISATION_SUSPENDED), None)
+        except Suspended as error:
+            self._note(error.delivery, _SUSPENDED)
+            return Judged(address, _SUSPENDED, None)
         except Unavailable as error:
             log.warning("quota.cannot_decide", why=str(error))
             return Judged(address, _CANNOT_DECIDE, None)
@@ -100,7 +103,7 @@ class Quota:
         for each in judged:
             decision = await self._fits(transaction, each, octets, relayed=relayed)
             if each.destination is not None:
-                self._note(each.destination, decision)
+                self._note(each.destination.delivery, decision)
             decisions.append(decision)
         return decisions
 
@@ -162,9 +165,8 @@ class Quota:
             log.warning("quota.cannot_decide", why=str(error))
             return _CANNOT_DECIDE
 
-    def _note(self, destination: Destination, decision: Decision) -> None:
+    def _note(self, delivery: Delivery, decision: Decision) -> None:
         if decision.reason is not None:
-            delivery = destination.delivery
             self._refusals.note(
                 delivery.organisation_id, delivery.mailbox, decision.reason, self._clock()
             )

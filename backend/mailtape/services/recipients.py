@@ -48,6 +48,20 @@ class Destination:
     limits: Limits
 
 
+class Suspended(Forbidden):
+    """The organisation of a recipient is suspended.
+
+    Attributes:
+        delivery: Where its mail would have gone.
+    """
+
+    code = "organisation_suspended"
+
+    def __init__(self, delivery: Delivery) -> None:
+        super().__init__("The organisation of this address is suspended.")
+        self.delivery = delivery
+
+
 @dataclass(frozen=True, slots=True)
 class _Known:
     destination: Destination
@@ -72,7 +86,7 @@ class Recipients:
 
         Raises:
             NotFound: `address_unknown`, nobody's.
-            Forbidden: `organisation_suspended`.
+            Suspended: its organisation is.
             Unavailable: cannot tell at the moment; never taken for "unknown".
         """
         recipient = address.lower()
@@ -141,15 +155,11 @@ def _destination(
     owner = _owner(session, mailbox, domain, capture)
     if owner is None:
         return None
+    delivery = Delivery(recipient, mailbox, OrganisationId(owner.id))
     if owner.status != "active":
-        raise Forbidden(
-            "The organisation of this address is suspended.", code="organisation_suspended"
-        )
+        raise Suspended(delivery)
     tier = tiers.find(session, owner.tier)
-    return Destination(
-        Delivery(recipient, mailbox, OrganisationId(owner.id)),
-        tier.limits if tier else Limits(),
-    )
+    return Destination(delivery, tier.limits if tier else Limits())
 
 
 def _owner(

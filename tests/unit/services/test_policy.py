@@ -4,7 +4,7 @@ import asyncio
 from datetime import UTC, datetime
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, update
 from structlog.testing import capture_logs
 
 from installation import DOMAIN, Installation
@@ -12,9 +12,11 @@ from mailtape.domain.address import normalise
 from mailtape.domain.errors import Unavailable
 from mailtape.domain.ids import OrganisationId
 from mailtape.domain.policy import PolicyRequest, action
-from mailtape.domain.quota import Usage
+from mailtape.domain.quota import Reason, Usage
 from mailtape.domain.tier import Feature, Limits, Tier
-from mailtape.rows import tiers
+from mailtape.rows import events, tiers
+from mailtape.rows.database import Session
+from mailtape.rows.organisations import Organisation
 from mailtape.services.policy import check
 from mailtape.services.quota import Quota
 from mailtape.services.recipients import Destination, Recipients
@@ -316,3 +318,21 @@ async def test_small_mails_of_a_relay_at_the_same_time_hold_their_true_size(desk
 
     assert [decision.accepted for decision in decisions] == [True] * 6 + [False] * 14
     assert (await desk.usage()).reserved_bytes >= 6_000
+
+
+async def test_who_is_suspended_hears_of_the_mail_that_was_refused(
+    installation: Installation, desk: Desk
+) -> None:
+    parts, refusals = installation.parts, Refusals()
+    quota = Quota(parts.recipients, desk.counters, refusals, installation.clock)
+    suspend = update(Organisation).where(Organisation.id == desk.owner).values(status="suspended")
+    await parts.database.write(Session.execute, suspend)
+
+    judged = await quota.recipient(QA, transaction="mail-1", octets=0)
+    await refusals.flush(parts.database, parts.wakeups, installation.clock(), ending=True)
+
+    assert judged.decision.reason is Reason.ORGANISATION_SUSPENDED
+    page = await parts.database.read(events.page, desk.owner, after=0, limit=10)
+    assert [(told.refused.address, told.refused.reason) for told in page if told.refused] == [
+        (QA, "organisation_suspended")
+    ]
