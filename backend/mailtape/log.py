@@ -30,6 +30,7 @@ _REPEATED = frozenset({"color_message"})
 """Keys of libraries that say the event again."""
 _CREDENTIAL = re.compile(
     r"(?P<before>\b(?:bearer|basic)\s+"
+    r"|\b(?:amqps?|rediss?|mongodb(?:\+srv)?|mysql(?:\+\w+)?)://"  # addresses of servers
     r"|\b(?:auth (?:plain|login)|[a-z_-]*(?:password|secret|token|api[_-]?key|signature))"
     r"['\"]?\s*[=: ]\s*['\"]?)"
     r"(?P<value>[^\s'\"&,;]{6,})",

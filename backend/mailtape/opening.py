@@ -6,7 +6,7 @@ and works with it as soon as it is there.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,7 +26,8 @@ from mailtape.rows.database import Database
 from mailtape.rows.mysql_database import MysqlDatabase, mysql_url
 from mailtape.rows.sqlite_database import SqliteDatabase
 from mailtape.services.wakeups import Wakeups
-from mailtape.settings import Settings
+from mailtape.settings import Settings, WrongSettings, wrong_secret
+from mailtape.stores import mongo_connection, rabbit_connection, redis_connection
 from mailtape.stores.embedded import SqliteFiles
 from mailtape.stores.mongo_bodies import MongoBodies
 from mailtape.stores.mongo_claims import MongoClaims
@@ -90,7 +91,9 @@ async def opened(settings: Settings, folder: DataFolder) -> AsyncIterator[Stores
     Raises:
         Conflict: a server has something of ours that was made otherwise.
         Unavailable: a file cannot be opened.
+        WrongSettings: a driver cannot read an address.
     """
+    await check_addresses(settings)
     async with AsyncExitStack() as stack:
         files = SqliteFiles(folder)
         stack.push_async_callback(asyncio.to_thread, files.close)
@@ -121,6 +124,31 @@ async def opened(settings: Settings, folder: DataFolder) -> AsyncIterator[Stores
             tidy=files.tidy,
             prepare=prepare,
         )
+
+
+async def check_addresses(settings: Settings) -> None:
+    """Let each driver read the address that is set for it; connects to nothing.
+
+    Raises:
+        WrongSettings: one cannot; its words are kept back, for they may hold parts of the address.
+    """
+    faults = []
+    for name, check in _ADDRESSES.items():
+        url = _revealed(getattr(settings, name))
+        if url is not None:
+            try:
+                await check(url)
+            except ValueError:
+                faults.append(wrong_secret(name))
+    if faults:
+        raise WrongSettings(tuple(faults))
+
+
+_ADDRESSES: Mapping[str, Callable[[str], Awaitable[None]]] = {
+    "mongodb_url": mongo_connection.check_address,
+    "redis_url": redis_connection.check_address,
+    "rabbitmq_url": rabbit_connection.check_address,
+}
 
 
 def rows_url(settings: Settings) -> URL | None:

@@ -32,6 +32,7 @@ from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfig
 
 from mailtape.foreign_settings import name_faults
 from mailtape.mime.limits import DEADLINE_SECONDS
+from mailtape.server_urls import AMQP, MONGODB, REDIS, ServerUrl
 
 KIB = 2**10
 MIB = 2**20
@@ -112,12 +113,12 @@ def _read_networks(value: object) -> object:
     return value
 
 
-def _of_scheme(*schemes: str) -> AfterValidator:
-    """Take only addresses of a server that the driver behind the setting can talk to."""
+def _server(kind: ServerUrl) -> AfterValidator:
+    """Take only addresses of a server that the driver behind the setting understands."""
 
     def check(value: SecretStr | None) -> SecretStr | None:
-        if value is not None and not value.get_secret_value().startswith(schemes):
-            raise ValueError("an address of another kind")
+        if value is not None and not kind.fits(value.get_secret_value()):
+            raise ValueError("no such address")
         return value
 
     return AfterValidator(check)
@@ -131,6 +132,7 @@ def _check_token(value: SecretStr | None) -> SecretStr | None:
 
 _FEWEST_WORKERS = 2
 """On two cores as well: parsing yields to the wire, and while the wire is quiet both are free."""
+_ENCODED = "whose password has its special characters percent-encoded, such as / as %2F"
 _LISTEN = Form("HOST:PORT, such as 127.0.0.1:1025 or [::1]:1025")
 Listen = Annotated[HostPort, BeforeValidator(_read_address), _LISTEN]
 OptionalListen = Annotated[HostPort | None, BeforeValidator(_read_address), _LISTEN]
@@ -194,15 +196,15 @@ class Services(_Section):
         description="Connections to DB_HOST of one process; its max_connections must cover all.",
     )
     mongodb_url: Annotated[
-        SecretStr | None, _of_scheme("mongodb://", "mongodb+srv://"), Form("a mongodb:// address")
+        SecretStr | None, _server(MONGODB), Form(f"a mongodb:// address {_ENCODED}")
     ] = Field(default=None, description="MongoDB, which keeps bodies and attachments.")
     mongodb_database: Annotated[
         str, Field(pattern=r"^[A-Za-z0-9_-]{1,63}$"), Form("up to 63 of A-Z a-z 0-9 _ -")
     ] = Field(default="mailtape", description="The database at MONGODB_URL.")
     redis_url: Annotated[
         SecretStr | None,
-        _of_scheme("redis://", "rediss://"),
-        Form("a redis:// or rediss:// address"),
+        _server(REDIS),
+        Form(f"a redis:// or rediss:// address {_ENCODED}"),
     ] = Field(
         default=None,
         description=(
@@ -210,7 +212,7 @@ class Services(_Section):
         ),
     )
     rabbitmq_url: Annotated[
-        SecretStr | None, _of_scheme("amqp://", "amqps://"), Form("an amqp:// or amqps:// address")
+        SecretStr | None, _server(AMQP), Form(f"an amqp:// or amqps:// address {_ENCODED}")
     ] = Field(default=None, description="RabbitMQ, which keeps accepted mail until it is stored.")
     rabbitmq_queue: Annotated[
         str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$"), Form("up to 100 of A-Z a-z 0-9 . _ -")
@@ -721,12 +723,19 @@ def is_secret(field: FieldInfo) -> bool:
     return SecretStr in (field.annotation, *get_args(field.annotation))
 
 
+def wrong_secret(name: str) -> str:
+    """Say that a setting cannot be used, and nothing of its value."""
+    return f"{name.upper()} has a wrong value; it must be {allowed(Settings.model_fields[name])}."
+
+
 def _value_faults(error: ValidationError) -> Iterable[str]:
     for fault in error.errors(include_url=False):
         name = str(fault["loc"][0])
         field = Settings.model_fields[name]
-        what = "has a wrong value" if is_secret(field) else f"is {str(fault['input'])!r}"
-        yield f"{name.upper()} {what}; it must be {allowed(field)}."
+        if is_secret(field):
+            yield wrong_secret(name)
+        else:
+            yield f"{name.upper()} is {str(fault['input'])!r}; it must be {allowed(field)}."
 
 
 def _combination_faults(settings: Settings) -> list[str]:

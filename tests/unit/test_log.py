@@ -45,6 +45,8 @@ def test_no_secret_reaches_the_log_by_any_way(form: str) -> None:
     log.info("wire.heard", line=f"AUTH PLAIN {SECRETS['token_hash']}")
     logging.getLogger("uvicorn.access").info('"%s"', f"/x?access_token={SECRETS['api_token']}")
     logging.getLogger("a.library").warning("sent %s", SECRETS["Authorization"])
+    for scheme in ("amqp", "amqps", "redis", "mongodb", "mongodb+srv", "mysql+asyncmy"):
+        log.info("failed", error=f"cannot use {scheme}://mailtape:{SECRETS['password']}@a/b")
     try:
         _fail_with(SECRETS["password"])
     except ValueError:

@@ -1,10 +1,12 @@
 """`mailtape config`: are the settings right, which are in force, which are there?"""
 
+import asyncio
 from typing import Annotated
 
 import typer
 
 from mailtape.commands.folder import DataOption
+from mailtape.opening import check_addresses
 from mailtape.settings import read_settings
 from mailtape.settings_reference import as_env_example, as_lines, as_markdown
 
@@ -14,7 +16,7 @@ app = typer.Typer(help="Settings: check, show, reference.", no_args_is_help=True
 @app.command()
 def check(data: DataOption = None) -> None:
     """Read the settings; exit 78 with a sentence for each that is wrong."""
-    read_settings(data_dir=data)
+    asyncio.run(check_addresses(read_settings(data_dir=data)))
     typer.echo("The settings are right.")
 
 

@@ -16,7 +16,7 @@ from sqlalchemy import URL
 from mailtape.commands.folder import DataOption
 from mailtape.data_folder import DataFolder
 from mailtape.domain.diagnosis import Answer, Check, NotRight, Part
-from mailtape.opening import rows_url
+from mailtape.opening import check_addresses, rows_url
 from mailtape.ports.bodies import Bodies
 from mailtape.preparing import SchemaNotCurrent, check_schema
 from mailtape.roles.process import open_files_wanted
@@ -53,6 +53,7 @@ def doctor(data: DataOption = None) -> None:
     1 otherwise. Nothing is left behind, no mail is touched, and no secret is printed.
     """
     settings = read_settings(data_dir=data)
+    asyncio.run(check_addresses(settings))
     logging.disable(logging.ERROR)  # what is wrong is told here, and once
     typer.echo("ok      settings: can be read.")
     right = asyncio.run(_examine(settings, DataFolder(settings.data_dir)))

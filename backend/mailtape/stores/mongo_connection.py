@@ -15,6 +15,7 @@ from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import (
     BulkWriteError,
+    ConfigurationError,
     ConnectionFailure,
     ExecutionTimeout,
     OperationFailure,
@@ -88,6 +89,18 @@ def open_client(
         tz_aware=True,
         event_listeners=listeners,
     )
+
+
+async def check_address(url: str) -> None:
+    """Let the driver read an address; connects to nothing.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    try:
+        await open_client(url).close()
+    except ConfigurationError as error:
+        raise ValueError("no such address") from error
 
 
 @contextmanager

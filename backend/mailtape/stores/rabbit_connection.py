@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 
 import aio_pika
+import aiormq
 import structlog
 from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import (
@@ -147,14 +148,30 @@ class RabbitLink:
             await disconnect(connection)
 
 
+async def check_address(url: str) -> None:
+    """Let the driver read an address; connects to nothing.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    aiormq.Connection(url)
+
+
 async def connect(url: str, purpose: str) -> AbstractConnection:
-    """Open a connection that breaks when it breaks; call it within `broker_errors`."""
-    return await aio_pika.connect(
-        url,
-        timeout=_CONNECT_SECONDS,
-        heartbeat=_HEARTBEAT_SECONDS,
-        client_properties={"connection_name": f"mailtape {purpose}"},
-    )
+    """Open a connection that breaks when it breaks; call it within `broker_errors`.
+
+    Raises:
+        Unavailable: the address cannot be used.
+    """
+    try:
+        return await aio_pika.connect(
+            url,
+            timeout=_CONNECT_SECONDS,
+            heartbeat=_HEARTBEAT_SECONDS,
+            client_properties={"connection_name": f"mailtape {purpose}"},
+        )
+    except ValueError:  # whose words, and whose traceback, may hold parts of the address
+        raise Unavailable("RABBITMQ_URL cannot be used.") from None
 
 
 async def disconnect(connection: AbstractConnection) -> None:

@@ -164,5 +164,17 @@ class RedisConnection:
         log.info("redis.answers_again")
 
 
+async def check_address(url: str) -> None:
+    """Let the driver read an address; connects to nothing.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    try:
+        BlockingConnectionPool.from_url(url).make_connection()
+    except TypeError as error:  # a parameter that no connection has
+        raise ValueError("no such parameter") from error
+
+
 def _evalsha(call: Call) -> tuple[Argument, ...]:
     return ("EVALSHA", call.script.name, len(call.keys), *call.keys, *call.arguments)
