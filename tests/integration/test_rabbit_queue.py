@@ -326,6 +326,33 @@ async def test_what_is_said_about_a_lost_lease_is_void(queue: RabbitQueue) -> No
     assert sorted(mail.raw for mail in again) == [b"four", b"one", b"three", b"two"]
 
 
+async def test_what_comes_over_a_connection_that_was_given_up_is_not_taken_for_what_comes_anew(
+    queues: RabbitQueues,
+) -> None:
+    """Its tags mean other mails on the next channel, which would be acknowledged unseen."""
+    writer = await queues.open()
+    kept = set(await asyncio.gather(*(put(writer, bytes(50_000)) for _ in range(200))))
+    for _ in range(4):
+        worker = await queues.open(prefetch=300)
+        first = asyncio.create_task(worker.lease(1, 1))
+        consuming = worker._consuming
+        async with asyncio.timeout(SECONDS):
+            while not consuming._held:
+                await asyncio.sleep(0)
+            consuming._link.reopen()
+            await asyncio.sleep(0.1)
+            await asyncio.gather(first, return_exceptions=True)
+            while len(consuming._held) < len(kept):
+                await asyncio.sleep(0.01)
+
+        held = [delivery.mail.ingest_id for delivery in consuming._held.values() if delivery.mail]
+        assert len(held) == len(kept)
+        assert set(held) == kept
+        tags = [delivery.tag for delivery in consuming._held.values()]
+        assert tags == list(range(1, len(kept) + 1))
+        await worker.close()
+
+
 async def test_mails_are_acknowledged_in_any_order(queue: RabbitQueue) -> None:
     """A word that covers too much would lose one of those that are not finished."""
     raws = [str(number).encode() for number in range(30)]

@@ -55,6 +55,8 @@ class RabbitConsuming:
         self._prefetch = prefetch
         self._clock = clock
         self._link = RabbitLink(url, f"consuming {topology.queue}", self._open, self._forget)
+        self._channel: AbstractChannel | None = None
+        """What is held came over this one; another's tags mean other mails."""
         self._last_receipt = 0
         self._held: dict[int, Delivery] = {}
         """All that is delivered and not acknowledged, in order of receipts and so of tags."""
@@ -102,12 +104,19 @@ class RabbitConsuming:
         # The broker takes a consumer away when the queue is deleted: begin anew then.
         underlay = await channel.get_underlay_channel()
         underlay.on_consumer_cancel_callbacks.add(lambda _: self._link.reopen())
+        self._forget()
+        self._channel = channel
         # Of the lower of the driver's two layers: the upper one costs a mail as much again.
         await underlay.basic_consume(self._topology.queue, partial(self._deliver, channel))
         return channel
 
     async def _deliver(self, channel: AbstractChannel, message: DeliveredMessage) -> None:
-        """Take what came over a channel; the link may not show it as the one in use yet."""
+        """Take what came over a channel; the link may not show it as the one in use yet.
+
+        What comes while a connection closes is offered anew by the broker.
+        """
+        if channel is not self._channel:
+            return
         self._last_receipt += 1
         receipt = self._last_receipt
         headers = message.header.properties.headers or {}
@@ -122,6 +131,7 @@ class RabbitConsuming:
 
     def _forget(self) -> None:
         """Void every receipt: the broker offers all of it again."""
+        self._channel = None
         self._held.clear()
         self._ready.clear()
         self._leased.clear()
@@ -226,7 +236,8 @@ class RabbitConsuming:
                             exclusive=True, arguments={"x-queue-type": "classic", "x-max-length": 1}
                         )
                         await queue.bind(self._topology.late, routing_key="")
-                        self._late_queue = queue
+                        if channel is self._channel:
+                            self._late_queue = queue
             except Unavailable:
                 self._link.reopen()
 
