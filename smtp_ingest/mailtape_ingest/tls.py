@@ -6,8 +6,11 @@ it goes on trusting it.
 """
 
 import datetime as dt
+import fcntl
 import os
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cryptography import x509
@@ -33,25 +36,44 @@ def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
 def ensure_self_signed(folder: Path, hostname: str, now: dt.datetime) -> tuple[Path, Path]:
     """Return certificate and key in `folder`, making both on first use; the key is 0600.
 
+    Processes that start at the same time return the same pair.
+
     Raises:
         OSError: they cannot be written.
     """
     certificate, key = folder / "smtp-cert.pem", folder / "smtp-key.pem"
-    # The key is written last: where it stands, so does its certificate.
+    # The key is written last: where it stands, so does its certificate, and both stay.
     if not key.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        private_key = ec.generate_private_key(ec.SECP256R1())
-        signed = _self_signed(private_key, hostname, now)
-        _replace(certificate, signed.public_bytes(serialization.Encoding.PEM))
-        _replace(
-            key,
-            private_key.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.PKCS8,
-                serialization.NoEncryption(),
-            ),
-        )
+        with _alone(folder):
+            if not key.exists():
+                _make(certificate, key, hostname, now)
     return certificate, key
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait until nobody else makes a pair here; the kernel lets the next one in, however we end."""
+    lock = os.open(folder / "smtp-key.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _make(certificate: Path, key: Path, hostname: str, now: dt.datetime) -> None:
+    private_key = ec.generate_private_key(ec.SECP256R1())
+    signed = _self_signed(private_key, hostname, now)
+    _replace(certificate, signed.public_bytes(serialization.Encoding.PEM))
+    _replace(
+        key,
+        private_key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        ),
+    )
 
 
 def _self_signed(
