@@ -44,9 +44,9 @@ def migrated_database() -> Iterator[URL]:
 
 
 @asynccontextmanager
-async def opened(url: URL) -> AsyncIterator[MysqlDatabase]:
-    """Open a database as one process does."""
-    database = MysqlDatabase(url, connections=CONNECTIONS)
+async def opened(url: URL, **bounds: float) -> AsyncIterator[MysqlDatabase]:
+    """Open a database as one process does; `bounds` are those of `MysqlDatabase`."""
+    database = MysqlDatabase(url, connections=CONNECTIONS, **bounds)
     try:
         yield database
     finally:

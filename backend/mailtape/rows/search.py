@@ -30,6 +30,7 @@ from sqlalchemy.sql.operators import custom_op
 from mailtape.domain.ids import OrganisationId
 from mailtape.rows import word_index
 from mailtape.rows.base import Number
+from mailtape.rows.word_index import Look
 
 _ENTRIES = table(
     "message_search",
@@ -136,17 +137,21 @@ def entries(session: Session, after: int, most: int) -> Sequence[int]:
     return session.scalars(select(number).where(number > after).order_by(number).limit(most)).all()
 
 
-def is_sound(session: Session) -> bool:
-    """Tell whether the words that lead to entries are the words of those entries."""
+def look(session: Session, so_far: Look) -> Look:
+    """Look whether words lead to the entries that have them, as far as one transaction should.
+
+    Begin with `Look()` and hand over what is returned until it is done. Needs a transaction that
+    may write: on SQLite the question is spelt as an insertion, and is asked all at once.
+    """
     if not _is_sqlite(session):
-        return word_index.is_sound(session)
+        return word_index.look(session, so_far)
     try:
         session.execute(_CHECK)
     except DatabaseError as error:
         if _is_corruption(error.orig):
-            return False
+            return Look(faults=("its words are not those of its entries",), is_done=True)
         raise
-    return True
+    return Look(is_done=True)
 
 
 def _is_sqlite(session: Session) -> bool:

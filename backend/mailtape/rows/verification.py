@@ -1,21 +1,13 @@
 """Counting again: whether rows, events, usage and search say the same. Reads, changes nothing.
 
-Every question is asked for one organisation or one page, so that no answer grows with the number
-of messages; each names what is wrong by ids.
+Every question is asked for one page, so that no answer grows with the number of messages or events;
+each names what is wrong by ids.
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
-from sqlalchemy import (
-    LargeBinary,
-    Row,
-    Select,
-    and_,
-    exists,
-    func,
-    select,
-)
+from sqlalchemy import Row, Select, and_, func, select
 from sqlalchemy.orm import Session
 
 from mailtape.domain.ids import IngestId, MessageId, OrganisationId
@@ -24,6 +16,7 @@ from mailtape.rows.events import MESSAGE_STORED, Event
 from mailtape.rows.messages import Message
 from mailtape.rows.organisations import Organisation
 from mailtape.rows.usage import Usage
+from mailtape.rows.word_index import Look
 
 K = TypeVar("K", bound=tuple[IngestId, OrganisationId])
 
@@ -49,21 +42,19 @@ class MessageFacts(NamedTuple):
     attachments: int
 
 
-class EventNumbers(NamedTuple):
-    """What the events of an organisation are, counted."""
+class EventFacts(NamedTuple):
+    """What is counted of an event."""
 
-    events: int
-    first: int
-    last: int
+    sequence: int
+    kind: str
+    period: str
 
 
 class Month(NamedTuple):
-    """One month's usage, as kept and as counted."""
+    """One month's usage, as kept."""
 
-    period: str
     emails: int
     forgotten: int
-    events: int
 
 
 def accounts(session: Session) -> list[Account]:
@@ -84,9 +75,13 @@ def messages(session: Session, after: int, most: int) -> list[MessageFacts]:
     ]
 
 
-def count(session: Session) -> int:
-    """Count the messages of all organisations."""
-    return session.scalar(select(func.count()).select_from(Message)) or 0
+def count(session: Session, after: int, most: int) -> tuple[int, int | None]:
+    """Count messages by number, up to so many; tells the last one's number if there may be more."""
+    beyond = select(Message.number).where(Message.number > after)
+    last = session.scalar(beyond.order_by(Message.number).offset(most - 1).limit(1))
+    if last is not None:
+        return most, last
+    return session.scalar(select(func.count()).select_from(beyond.subquery())) or 0, None
 
 
 def of_bodies(session: Session, keys: Sequence[K]) -> dict[K, list[MessageFacts]]:
@@ -106,88 +101,62 @@ def _of_body(
     return [_facts(row) for row in session.execute(found)]
 
 
-def deleted(
-    session: Session, organisation_id: OrganisationId, ingest_ids: Sequence[IngestId]
-) -> set[IngestId]:
-    """Tell which of these mails, that have no message, had one that was deleted.
+def stored_without_message(
+    session: Session, organisation_id: OrganisationId, after: int, most: int
+) -> tuple[set[bytes], int | None]:
+    """Tell of which milliseconds messages were, of a page of events, that are deleted.
 
-    An event tells of it: one whose message is gone, and whose message's id has the millisecond of
-    the ingest id.
+    Also gives the number of the page's last event; None when the page is empty.
     """
-    millisecond = func.substr(Event.message_id, 1, 6, type_=LargeBinary)
-    has_row = exists().where(
-        Message.organisation_id == organisation_id, Message.id == Event.message_id
-    )
-    told = set(
-        session.scalars(
-            select(millisecond).where(
-                Event.organisation_id == organisation_id,
-                Event.kind == MESSAGE_STORED,
-                millisecond.in_([ingest_id[:6] for ingest_id in ingest_ids]),
-                ~has_row,
-            )
+    page = (
+        select(Event.sequence, Event.kind, Event.message_id, Message.number.is_(None))
+        .outerjoin(
+            Message,
+            and_(Message.organisation_id == organisation_id, Message.id == Event.message_id),
         )
-    )
-    return {ingest_id for ingest_id in ingest_ids if ingest_id[:6] in told}
-
-
-def storage(session: Session, organisation_id: OrganisationId) -> int:
-    """Add up the raw bytes of an organisation's messages."""
-    total = select(func.coalesce(func.sum(Message.size), 0))
-    added = session.scalar(total.where(Message.organisation_id == organisation_id)) or 0
-    return int(added)  # MySQL adds whole numbers up to a decimal
-
-
-def event_numbers(session: Session, organisation_id: OrganisationId) -> EventNumbers:
-    """Count an organisation's events; an organisation without any has 0 of everything."""
-    counted = select(
-        func.count(),
-        func.coalesce(func.min(Event.sequence), 0),
-        func.coalesce(func.max(Event.sequence), 0),
-    ).where(Event.organisation_id == organisation_id)
-    return EventNumbers(*session.execute(counted).one())
-
-
-def holes(session: Session, organisation_id: OrganisationId, most: int) -> list[tuple[int, int]]:
-    """List the gaps in an organisation's events as first and last missing number."""
-    numbered = (
-        select(
-            Event.sequence.label("sequence"),
-            func.lag(Event.sequence).over(order_by=Event.sequence).label("before"),
-        )
-        .where(Event.organisation_id == organisation_id)
-        .subquery()
-    )
-    gaps = (
-        select(numbered.c.before + 1, numbered.c.sequence - 1)
-        .where(numbered.c.sequence > numbered.c.before + 1)
-        .order_by(numbered.c.sequence)
+        .where(Event.organisation_id == organisation_id, Event.sequence > after)
+        .order_by(Event.sequence)
         .limit(most)
     )
-    return [(first, last) for first, last in session.execute(gaps)]
-
-
-def months(session: Session, organisation_id: OrganisationId) -> list[Month]:
-    """List an organisation's months with what is kept and what the events say."""
-    by_period = (
-        select(Event.period, func.count())
-        .where(Event.organisation_id == organisation_id, Event.kind == MESSAGE_STORED)
-        .group_by(Event.period)
-    )
-    counted = {row[0]: row[1] for row in session.execute(by_period)}
-    kept = {
-        row.period: row
-        for row in session.scalars(select(Usage).where(Usage.organisation_id == organisation_id))
+    events = session.execute(page).all()
+    milliseconds = {
+        message_id[:6]
+        for _, kind, message_id, is_gone in events
+        if kind == MESSAGE_STORED and is_gone
     }
-    return [
-        Month(
-            period,
-            kept[period].emails if period in kept else 0,
-            kept[period].emails_forgotten if period in kept else 0,
-            counted.get(period, 0),
-        )
-        for period in sorted({*counted, *kept})
-    ]
+    return milliseconds, events[-1][0] if events else None
+
+
+def sizes(
+    session: Session, organisation_id: OrganisationId, after: int, most: int
+) -> list[tuple[int, int]]:
+    """List sequence and raw bytes of an organisation's messages by sequence."""
+    page = (
+        select(Message.sequence, Message.size)
+        .where(Message.organisation_id == organisation_id, Message.sequence > after)
+        .order_by(Message.sequence)
+        .limit(most)
+    )
+    return [(sequence, size) for sequence, size in session.execute(page)]
+
+
+def events(
+    session: Session, organisation_id: OrganisationId, after: int, most: int
+) -> list[EventFacts]:
+    """List an organisation's events by number."""
+    page = (
+        select(Event.sequence, Event.kind, Event.period)
+        .where(Event.organisation_id == organisation_id, Event.sequence > after)
+        .order_by(Event.sequence)
+        .limit(most)
+    )
+    return [EventFacts(*row) for row in session.execute(page)]
+
+
+def months(session: Session, organisation_id: OrganisationId) -> dict[str, Month]:
+    """List what is kept of an organisation's months."""
+    kept = session.scalars(select(Usage).where(Usage.organisation_id == organisation_id))
+    return {row.period: Month(row.emails, row.emails_forgotten) for row in kept}
 
 
 def without_event(session: Session, after: int, until: int) -> list[MessageFacts]:
@@ -227,12 +196,9 @@ def without_message(session: Session, numbers: Sequence[int]) -> list[int]:
     return [number for number in numbers if number not in known]
 
 
-def search_is_sound(session: Session) -> bool:
-    """Tell whether the words of the search index are those of its entries.
-
-    Needs a transaction that may write: on SQLite the question is spelt as an insertion.
-    """
-    return search.is_sound(session)
+def look_at_search(session: Session, so_far: Look) -> Look:
+    """Look at one more page of the search index; see `search.look`."""
+    return search.look(session, so_far)
 
 
 def _messages() -> Select[int, bytes, bytes, bytes, int, int, int]:

@@ -10,22 +10,27 @@ A word is letters and digits, without case and without marks above and below the
 messages: two words that meet could show an organisation a message of its own too much, no more.
 """
 
+import json
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 
 from sqlalchemy import (
     ColumnElement,
     FromClause,
     Text,
+    and_,
     bindparam,
     column,
     delete,
     func,
     insert,
+    or_,
     select,
     table,
+    text,
 )
 from sqlalchemy.orm import Session
 
@@ -49,7 +54,7 @@ not reached by mail that people or programs write, and a batch of a hundred stay
 _MOST_JOINED = 12
 """Words of a question that are looked up, the longest ones: a server joins up to 61 tables. The
 others are looked for in the words of what those find."""
-_PAGE = 200
+_PAGE = 100
 _WORD = re.compile(r"[^\W_]+")
 
 _ADD_ENTRIES = insert(ENTRIES)
@@ -57,6 +62,18 @@ _ADD_WORDS = "INSERT INTO message_words (word, number) VALUES "
 """Followed by digests and numbers of ours, in hexadecimal and decimal: as parameters they cost five
 times the work here and twice the time on the server."""
 _WORDS_AT_ONCE = 2000
+_LACKING_ROWS = text(
+    "SELECT asked.number, COUNT(*) FROM JSON_TABLE(:pairs, '$[*]' COLUMNS ("
+    "word CHAR(16) PATH '$[0]', number BIGINT PATH '$[1]')) AS asked"
+    " LEFT JOIN message_words AS kept"
+    " ON kept.word = UNHEX(asked.word) AND kept.number = asked.number"
+    " WHERE kept.word IS NULL GROUP BY asked.number ORDER BY asked.number"
+)
+"""A join, because a list after IN is looked up word by word only up to some length, which differs
+from server to server; beyond it every row of each word is read."""
+_WORDS_ASKED_FOR = 10_000
+_ROWS_COUNTED = 50_000
+_BEFORE_ALL_ROWS = (bytes(8), -1)
 
 
 def matching(
@@ -124,18 +141,73 @@ def lacking(session: Session, told: Iterable[tuple[int, bytes, str]]) -> list[in
     return [number for number in expected if number not in right]
 
 
-def is_sound(session: Session) -> bool:
-    """Tell whether there is a row for every word of every entry, and no other row."""
-    after, rows = 0, 0
-    while page := session.execute(_PAGE_OF_ENTRIES, {"after": after}).all():
-        for number, organisation_id, line in page:
-            keys = _digests(organisation_id, line)
-            there = select(func.count()).where(_WORDS.c.word.in_(keys), _WORDS.c.number == number)
-            if session.scalar(there) != len(keys):
-                return False
-            rows += len(keys)
-        after = page[-1][0]
-    return session.scalar(select(func.count()).select_from(_WORDS)) == rows
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How far a look at the whole index has come, and what its last page was found to be."""
+
+    entry: int = 0
+    """The last entry looked at."""
+    row: tuple[bytes, int] | None = None
+    """The last row counted; None while entries are looked at."""
+    balance: int = 0
+    """Rows that entries lead to and that are there, less the rows counted since."""
+    faults: tuple[str, ...] = ()
+    is_done: bool = False
+
+
+def look(session: Session, so_far: Look) -> Look:
+    """Look at one more page: first at entries, each of whose words needs its row, then at rows.
+
+    A row is in the table once, so rows that no entry leads to are as many as there are too many.
+    """
+    if so_far.row is None:
+        return _look_at_entries(session, so_far)
+    return _count_rows(session, so_far.balance, so_far.row)
+
+
+def _look_at_entries(session: Session, so_far: Look) -> Look:
+    page = session.execute(_PAGE_OF_ENTRIES, {"after": so_far.entry}).all()
+    if not page:
+        return Look(row=_BEFORE_ALL_ROWS, balance=so_far.balance)
+    balance, faults = so_far.balance, []
+    for keys_of in _in_parts({entry[0]: _digests(entry[1], entry[2]) for entry in page}):
+        lacking = _lacking_rows(session, keys_of)
+        balance += sum(map(len, keys_of.values())) - sum(lacking.values())
+        faults += [f"{count} words of entry {n} do not lead to it" for n, count in lacking.items()]
+    return Look(page[-1][0], balance=balance, faults=tuple(faults))
+
+
+def _in_parts(keys_of: Mapping[int, list[bytes]]) -> Iterator[dict[int, list[bytes]]]:
+    """Divide a page so that one question of the server does for a part."""
+    part: dict[int, list[bytes]] = {}
+    words = 0
+    for number, keys in keys_of.items():
+        if part and words + len(keys) > _WORDS_ASKED_FOR:
+            yield part
+            part, words = {}, 0
+        part[number] = keys
+        words += len(keys)
+    yield part
+
+
+def _lacking_rows(session: Session, keys_of: Mapping[int, list[bytes]]) -> dict[int, int]:
+    """Count what is not there of these entries' rows, by entry; whole ones are left out."""
+    pairs = [[key.hex(), number] for number, keys in keys_of.items() for key in keys]
+    found = session.execute(_LACKING_ROWS, {"pairs": json.dumps(pairs)})
+    return {row[0]: row[1] for row in found}
+
+
+def _count_rows(session: Session, balance: int, after: tuple[bytes, int]) -> Look:
+    word, number = after
+    beyond = or_(_WORDS.c.word > word, and_(_WORDS.c.word == word, _WORDS.c.number > number))
+    rest = select(_WORDS).where(beyond)
+    last_of_page = rest.order_by(_WORDS.c.word, _WORDS.c.number).offset(_ROWS_COUNTED - 1).limit(1)
+    if found := session.execute(last_of_page).first():
+        return Look(row=(found[0], found[1]), balance=balance - _ROWS_COUNTED)
+    balance -= session.scalar(select(func.count()).select_from(rest.subquery())) or 0
+    too_many = -balance
+    faults = (f"{too_many} words lead to entries that do not have them",) if too_many > 0 else ()
+    return Look(faults=faults, is_done=True)
 
 
 _PAGE_OF_ENTRIES = (

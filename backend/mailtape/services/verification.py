@@ -13,8 +13,9 @@ takes; a mail that is stored and still queued, which will be stored again withou
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol, TypeAlias
 
@@ -26,9 +27,15 @@ from mailtape.mime.pack import DamagedBlob, unpack_content
 from mailtape.ports.bodies import Blob, Bodies, BodyKey
 from mailtape.rows import verification
 from mailtape.rows.database import Database
-from mailtape.rows.verification import Account, MessageFacts
+from mailtape.rows.events import MESSAGE_STORED
+from mailtape.rows.verification import Account, MessageFacts, Month
+from mailtape.rows.word_index import Look
 
 _PAGE = 200
+_ROWS = 5000
+"""Rows of a page of which only a few numbers are read."""
+_COUNTED = 100_000
+"""Rows of a page that are only counted."""
 _READ_BYTES = 2**20
 _MOST_WINDOW_BYTES = 2**27
 """What a damaged frame may make the decompressor ask for."""
@@ -136,7 +143,7 @@ async def verify(
     for finding in _check_queue(queued, named, tally):
         yield finding
     for account in accounts:
-        async for finding in _check_account(database, account):
+        async for finding in check_account(database, account):
             yield finding
     async for finding in _check_bodies(database, bodies, still_queued, tally):
         yield finding
@@ -164,40 +171,74 @@ def _check_queue(queued: Iterable[Queued], named: set[IngestId], tally: Tally) -
         named.add(mail.ingest_id)
 
 
-async def _check_account(database: Database, account: Account) -> AsyncIterator[Finding]:
+async def check_account(database: Database, account: Account) -> AsyncIterator[Finding]:
+    """Count an organisation's mail and events again."""
     whose = f"organisation {account.slug} ({to_text(account.id)})"
-    storage = await database.read(verification.storage, account.id)
+    storage = await _storage(database, account.id)
     if storage != account.storage_bytes:
         yield Finding(
             Kind.STORAGE_DIFFERS,
             f"{whose} has {storage} bytes of mail and counts {account.storage_bytes}",
         )
-    forgotten = 0
-    for month in await database.read(verification.months, account.id):
-        forgotten += month.forgotten
-        if month.emails != month.events + month.forgotten:
+    kept = await database.read(verification.months, account.id)
+    events = await _count_events(database, account.id)
+    for period in sorted({*kept, *events.by_month}):
+        month = kept.get(period, Month(0, 0))
+        if month.emails != events.by_month[period] + month.forgotten:
             yield Finding(
                 Kind.USAGE_DIFFERS,
-                f"{whose} has {month.events} events and {month.forgotten} forgotten ones of"
-                f" {month.period} and counts {month.emails} mails",
+                f"{whose} has {events.by_month[period]} events and {month.forgotten} forgotten ones"
+                f" of {period} and counts {month.emails} mails",
             )
-    numbers = await database.read(verification.event_numbers, account.id)
-    first = numbers.first if numbers.events else account.sequence + 1
-    if first != forgotten + 1 or (numbers.events and numbers.last != account.sequence):
+    forgotten = sum(month.forgotten for month in kept.values())
+    first = events.first or account.sequence + 1
+    if first != forgotten + 1 or (events.first and events.last != account.sequence):
         yield Finding(
             Kind.SEQUENCE_DIFFERS,
-            f"{whose} has events {first} to {numbers.last}, {forgotten} forgotten, and counts"
+            f"{whose} has events {first} to {events.last}, {forgotten} forgotten, and counts"
             f" {account.sequence}",
         )
-    for begin, end in await database.read(verification.holes, account.id, _MOST_HOLES):
+    for begin, end in events.holes:
         yield Finding(Kind.EVENT_MISSING, f"{whose} has no events {begin} to {end}")
+
+
+async def _storage(database: Database, organisation_id: OrganisationId) -> int:
+    total = after = 0
+    while page := await database.read(verification.sizes, organisation_id, after, _ROWS):
+        total += sum(size for _, size in page)
+        after = page[-1][0]
+    return total
+
+
+@dataclass(slots=True)
+class _Events:
+    """What the events of an organisation are, counted."""
+
+    first: int = 0
+    last: int = 0
+    by_month: Counter[str] = field(default_factory=Counter)
+    holes: list[tuple[int, int]] = field(default_factory=list)
+    """First and last missing number, up to `_MOST_HOLES` times."""
+
+
+async def _count_events(database: Database, organisation_id: OrganisationId) -> _Events:
+    counted = _Events()
+    while page := await database.read(verification.events, organisation_id, counted.last, _ROWS):
+        counted.first = counted.first or page[0].sequence
+        for event in page:
+            due = counted.last + 1 if counted.last else event.sequence
+            if event.sequence > due and len(counted.holes) < _MOST_HOLES:
+                counted.holes.append((due, event.sequence - 1))
+            counted.last = event.sequence
+        counted.by_month.update(e.period for e in page if e.kind == MESSAGE_STORED)
+    return counted
 
 
 async def _check_messages(
     database: Database, bodies: Bodies, organisations: set[OrganisationId], tally: Tally
 ) -> AsyncIterator[Finding]:
     after = 0
-    all_have_bodies = tally.messages_with_body == await database.read(verification.count)
+    all_have_bodies = tally.messages_with_body == await _count_messages(database)
     while page := await database.read(verification.messages, after, _PAGE):
         until = page[-1].number
         tally.messages += len(page)
@@ -216,6 +257,16 @@ async def _check_messages(
         for message in await database.read(verification.without_search, after, until):
             yield Finding(Kind.SEARCH_MISSING, f"{_named(message)} cannot be searched for")
         after = until
+
+
+async def _count_messages(database: Database) -> int:
+    total, after = 0, 0
+    while True:
+        count, last = await database.read(verification.count, after, _COUNTED)
+        total += count
+        if last is None:
+            return total
+        after = last
 
 
 async def _check_bodies(
@@ -291,13 +342,32 @@ async def _check_unnamed(
         ingest_ids = [
             key.ingest_id for key in waiting_for_nothing if key.organisation_id == organisation_id
         ]
-        deleted = await database.read(verification.deleted, organisation_id, ingest_ids)
+        deleted = await _deleted(database, organisation_id, ingest_ids)
         for ingest_id in ingest_ids:
             whose = f"body {to_text(ingest_id)} of organisation {to_text(organisation_id)}"
             if ingest_id in deleted:
                 yield Finding(Kind.BODY_LEFT_OVER, f"{whose} has no message; the sweep takes it")
             else:
                 yield Finding(Kind.BODY_NEVER_STORED, f"{whose} has no message and never had one")
+
+
+async def _deleted(
+    database: Database, organisation_id: OrganisationId, ingest_ids: Sequence[IngestId]
+) -> set[IngestId]:
+    """Tell which of these mails, that have no message, had one that was deleted.
+
+    An event tells of it: one whose message is gone, and whose message's id has the millisecond of
+    the ingest id.
+    """
+    told: set[bytes] = set()
+    wanted = {ingest_id[:6] for ingest_id in ingest_ids}
+    after: int | None = 0
+    while after is not None and not wanted <= told:
+        milliseconds, after = await database.read(
+            verification.stored_without_message, organisation_id, after, _ROWS
+        )
+        told |= milliseconds & wanted
+    return {ingest_id for ingest_id in ingest_ids if ingest_id[:6] in told}
 
 
 async def _check_search(database: Database) -> AsyncIterator[Finding]:
@@ -308,8 +378,17 @@ async def _check_search(database: Database) -> AsyncIterator[Finding]:
                 Kind.SEARCH_WITHOUT_MESSAGE, f"search has entry {number}, which is no message"
             )
         after = page[-1]
-    if not await database.write_bulk(verification.search_is_sound):
-        yield Finding(Kind.SEARCH_DAMAGED, "the words of the search index are not those entered")
+    async for fault in faults_of_search(database):
+        yield Finding(Kind.SEARCH_DAMAGED, f"search: {fault}")
+
+
+async def faults_of_search(database: Database) -> AsyncIterator[str]:
+    """Look whether the words of the search index lead to the entries that have them, and tell."""
+    looked = Look()
+    while not looked.is_done:
+        looked = await database.write_bulk(verification.look_at_search, looked)
+        for fault in looked.faults:
+            yield fault
 
 
 def _named(message: MessageFacts) -> str:

@@ -20,6 +20,7 @@ from mailtape.mime.understand import understand
 from mailtape.rows import messages, tiers
 from mailtape.rows.database import Session
 from mailtape.rows.organisations import Organisation
+from mailtape.services import verification
 from mailtape.services.processing import Understood, store
 from mailtape.services.retention import Bounds, trim
 from mailtape.services.verification import Finding, Kind, Tally, verify
@@ -69,6 +70,13 @@ class Kept:
         mail = Understood(envelope, pack(raw, understand(raw)))
         await store(self.stores.database, self.stores.bodies, [mail], now=NOW)
         return envelope.ingest_id
+
+
+@pytest.fixture(params=[5000, 1], autouse=True)
+def page(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look at everything in large pages, and in ones as small as can be."""
+    for name in ("_PAGE", "_ROWS", "_COUNTED"):
+        monkeypatch.setattr(verification, name, request.param)
 
 
 @pytest.fixture
