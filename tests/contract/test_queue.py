@@ -1,11 +1,13 @@
 """What `ports.queue` promises, asked of every implementation."""
 
 import asyncio
+from dataclasses import MISSING, dataclass, fields, make_dataclass
 
 import pytest
 
 from contract.conftest import QueueTwin
 from fakes import an_envelope
+from mailtape.domain.envelope import Envelope, Protocol
 from mailtape.domain.errors import StoreFull
 from mailtape.ports.queue import Leased, Queue, QueueDepth
 
@@ -77,6 +79,38 @@ async def test_gives_back_what_was_put_byte_for_byte(queue: Queue) -> None:
 
     [mail] = await _lease(queue)
     assert (mail.envelope, mail.raw, mail.tries) == (envelope, raw, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class LaterEnvelope(Envelope):
+    """As a release to come may write it: with one more fact."""
+
+    further: str = "fact"
+
+
+OlderEnvelope = make_dataclass(
+    "OlderEnvelope",
+    [(field.name, field.type) for field in fields(Envelope) if field.default is MISSING],
+)
+"""As the first release wrote it, without any fact that has been added since."""
+
+
+@pytest.mark.parametrize("protocol", [Protocol.LMTP, "jmap"])
+@pytest.mark.parametrize("release", [LaterEnvelope, OlderEnvelope])
+async def test_reads_what_another_release_has_put(
+    queue: Queue, release: type[Envelope], protocol: str
+) -> None:
+    envelope = an_envelope(b"mail", protocol=protocol)
+    facts = {
+        f.name: getattr(envelope, f.name) for f in fields(release) if hasattr(envelope, f.name)
+    }
+    known = Envelope(**facts)
+
+    await queue.put(release(**facts), b"mail")
+
+    [mail] = await _lease(queue)
+    assert mail.envelope == known
+    assert (await queue.depth()).parked == 0
 
 
 async def test_offers_mail_in_order_of_arrival(queue: Queue) -> None:

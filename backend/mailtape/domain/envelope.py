@@ -13,7 +13,7 @@ from mailtape.domain.ids import IngestId, MessageId, OrganisationId, message_id
 
 
 class Protocol(StrEnum):
-    """The door a mail came through."""
+    """The door a mail came through; a column of eight characters keeps it."""
 
     SMTP = "smtp"
     LMTP = "lmtp"
@@ -38,7 +38,8 @@ class Envelope:
     ingest_id: IngestId
     accepted_us: int
     """Time of acceptance, microseconds since 1970 in UTC."""
-    protocol: Protocol
+    protocol: str
+    """The door, a `Protocol`; read as it is, so that a door of a newer release is no obstacle."""
     mail_from: str
     """The reverse path; empty for a bounce (RFC 5321, section 4.5.5)."""
     deliveries: tuple[Delivery, ...]

@@ -7,14 +7,14 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from fakes import an_ingest_id
+from fakes import a_delivery, an_envelope, an_ingest_id
 from installation import Installation, Installed
 from live import serving
 from mailtape.domain import ids
 from mailtape.domain.ids import OrganisationId
 from mailtape.domain.query import WordLimits
 from people import WAYS_OUT, register
-from postroom import QA, a_mail, deliver, deposit_many
+from postroom import QA, a_mail, deliver, deliver_envelope, deposit_many
 
 EVIL_HTML = (
     '<p onclick="alert(1)">Hello <b>you</b></p><script>alert(1)</script>'
@@ -44,6 +44,17 @@ def a_hostile_mail() -> bytes:
     mail.add_attachment(b"<svg onload=alert(1)>", "image", "svg+xml", filename="x.svg")
     mail.add_attachment(b"<script>alert(1)</script>", "text", "html", filename="page.html")
     return mail.as_bytes().replace(b"\n", b"\r\n")
+
+
+async def test_a_mail_by_a_door_of_a_newer_release_is_stored_and_shown(
+    installation: Installation, acme: OrganisationId, bearer: dict[str, str]
+) -> None:
+    envelope = an_envelope(a_mail(), protocol="jmap", deliveries=(a_delivery(QA, acme),))
+    await deliver_envelope(installation, envelope, a_mail())
+
+    (item,) = (await installation.client.get("/messages", headers=bearer)).json()["items"]
+    shown = (await installation.client.get(f"/messages/{item['id']}", headers=bearer)).json()
+    assert shown["envelope"]["protocol"] == "jmap"
 
 
 async def test_an_item_says_what_the_contract_says(
