@@ -57,6 +57,10 @@ that come once push each other out. Some 4 MB."""
 _PAGE = 200
 _WORD = re.compile(r"[^\W_]+")
 
+_NUMBERS = select(_MESSAGES.c.id, _MESSAGES.c.number).where(
+    _MESSAGES.c.organisation_id == bindparam("of"),
+    _MESSAGES.c.id.in_(bindparam("ids", expanding=True)),
+)
 _ADD_ENTRIES = insert(ENTRIES)
 _ADD_WORDS = "INSERT INTO message_words (word, number) VALUES "
 """Followed by digests and numbers of ours, in hexadecimal and decimal: as parameters they cost five
@@ -90,11 +94,7 @@ def matching(
 def add(session: Session, organisation_id: OrganisationId, texts: Mapping[bytes, str]) -> None:
     """Enter messages that were just inserted: the text to be found by of each message id."""
     connection = session.connection()
-    numbers = connection.execute(
-        select(_MESSAGES.c.id, _MESSAGES.c.number).where(
-            _MESSAGES.c.organisation_id == organisation_id, _MESSAGES.c.id.in_(texts)
-        )
-    )
+    numbers = connection.execute(_NUMBERS, {"of": organisation_id, "ids": list(texts)})
     entries = []
     words: list[str] = []
     for message_id, number in numbers:
