@@ -14,7 +14,7 @@ from functools import lru_cache
 from itertools import groupby
 from typing import Any, cast
 
-from sqlalchemy import Table, bindparam, exists, insert, literal, select
+from sqlalchemy import Table, bindparam, exists, insert, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -29,9 +29,12 @@ from mailtape.rows.messages import HELO_CHARS, Message, MessageKey
 # Core statements, made once: on the mapped classes' columns, without the ORM's cost for each row.
 _INSERT_MESSAGE = insert(cast("Table", Message.__table__))
 _INSERT_EVENT = insert(cast("Table", Event.__table__))
-_ANY_KEY = select(literal(1)).where(
-    exists().where(MessageKey.organisation_id == bindparam("organisation_id"))
+_ANY = select(
+    exists().where(MessageKey.organisation_id == bindparam("of")),
+    exists().where(holds.Hold.organisation_id == bindparam("of")),
 )
+"""Whether an organisation has deleted messages of late, and whether anything is held for it: most
+have and hold nothing, and this is cheaper than to look for each."""
 
 
 _DAY_US = 86_400_000_000
@@ -50,16 +53,29 @@ class Deposit:
 
 
 def deposit(session: Session, deposits: Sequence[Deposit], now: datetime) -> list[Deposit]:
-    """Store what is not stored yet, and give it back.
+    """Store what is not stored yet, and give it back. Call it as the whole of a transaction.
 
     A mail that was deposited before, or deleted by its owner meanwhile, is passed over: what comes
     after acceptance may happen twice.
+
+    Nearly every batch is new, and asking for each key costs as much as inserting it: so all is
+    inserted first, and begun anew, asking, when a key turns out to be taken.
     """
+    try:
+        return _deposited(session, deposits, now, asks=False)
+    except IntegrityError:
+        session.rollback()
+    return _deposited(session, deposits, now, asks=True)
+
+
+def _deposited(
+    session: Session, deposits: Sequence[Deposit], now: datetime, *, asks: bool
+) -> list[Deposit]:
     by_organisation = sorted(deposits, key=_organisation)
     return [
         stored
         for organisation_id, group in groupby(by_organisation, key=_organisation)
-        for stored in _settled(session, organisation_id, list(group), now)
+        for stored in _deposited_for(session, organisation_id, list(group), now, asks=asks)
     ]
 
 
@@ -67,47 +83,32 @@ def _organisation(item: Deposit) -> OrganisationId:
     return item.delivery.organisation_id
 
 
-def _settled(
-    session: Session, organisation_id: OrganisationId, deposits: list[Deposit], now: datetime
+def _deposited_for(
+    session: Session,
+    organisation_id: OrganisationId,
+    deposits: list[Deposit],
+    now: datetime,
+    *,
+    asks: bool,
 ) -> list[Deposit]:
     """Store one organisation's part of the batch, and hold nothing for it any longer.
 
     Repeats too: what was counted for a second delivery of the same mail will get no row.
     """
-    new = _deposit_for(session, organisation_id, deposits, now)
-    holds.settle(
-        session,
-        organisation_id,
-        [
+    last = organisations.lock_sequence(session, organisation_id)
+    has_deleted, has_holds = session.connection().execute(_ANY, {"of": organisation_id}).one()
+    new = _distinct(deposits)
+    if asks or has_deleted:
+        new = _new(session, organisation_id, new)
+    _insert(session, organisation_id, last, new, now)
+    if has_holds:
+        transactions = [
             (item.envelope.transaction, item.delivery.recipient)
             for item in deposits
             if item.envelope.transaction
-        ],
-        now,
-    )
+        ]
+        holds.settle(session, organisation_id, transactions, now)
     return new
-
-
-def _deposit_for(
-    session: Session, organisation_id: OrganisationId, deposits: list[Deposit], now: datetime
-) -> list[Deposit]:
-    """Store one organisation's part of the batch.
-
-    Nearly every batch is new, and asking for each key costs as much as inserting it: so it is
-    inserted first, and asked about when a key turns out to be taken.
-    """
-    last = organisations.lock_sequence(session, organisation_id)
-    if not _has_deleted(session, organisation_id):
-        try:
-            with session.begin_nested():
-                return _insert(session, organisation_id, last, _distinct(deposits), now)
-        except IntegrityError:
-            pass
-    return _insert(session, organisation_id, last, _new(session, organisation_id, deposits), now)
-
-
-def _has_deleted(session: Session, organisation_id: OrganisationId) -> bool:
-    return bool(session.connection().scalar(_ANY_KEY, {"organisation_id": organisation_id}))
 
 
 def _distinct(deposits: list[Deposit]) -> list[Deposit]:
@@ -119,10 +120,9 @@ def _distinct(deposits: list[Deposit]) -> list[Deposit]:
 
 
 def _new(
-    session: Session, organisation_id: OrganisationId, deposits: list[Deposit]
+    session: Session, organisation_id: OrganisationId, distinct: list[Deposit]
 ) -> list[Deposit]:
-    """Leave out what has a row or had one as well."""
-    distinct = _distinct(deposits)
+    """Leave out what has a row or had one."""
     keys = [item.dedupe_key for item in distinct]
     known: set[bytes] = set()
     for table in (Message, MessageKey):
@@ -142,9 +142,9 @@ def _insert(
     last: int,
     new: list[Deposit],
     now: datetime,
-) -> list[Deposit]:
+) -> None:
     if not new:
-        return []
+        return
     organisations.take_sequences(
         session, organisation_id, len(new), sum(item.envelope.size for item in new)
     )
@@ -155,7 +155,6 @@ def _insert(
     search.add(session, organisation_id, ((item.id, _words(item)) for item in new))
     for period, emails in Counter(_period(item) for item in new).items():
         usage.add(session, organisation_id, period, emails=emails)
-    return new
 
 
 def _message(sequence: int, item: Deposit) -> dict[str, Any]:

@@ -18,12 +18,9 @@ from sqlalchemy import (
     Index,
     String,
     Table,
-    bindparam,
     delete,
-    exists,
     func,
     insert,
-    literal,
     select,
     update,
 )
@@ -81,9 +78,6 @@ class Totals:
     committed_bytes: int = 0
     reserved_emails: int = 0
     reserved_bytes: int = 0
-
-
-_ANY = select(literal(1)).where(exists().where(Hold.organisation_id == bindparam("of")))
 
 
 def name_digest(transaction: str) -> bytes:
@@ -159,10 +153,9 @@ def settle(
 ) -> None:
     """Count these no longer, by transaction and recipient: their mail has rows.
 
-    Call it in the transaction that writes those. Most organisations hold nothing in rows, which is
-    asked first: it is cheaper than to look for each.
+    Call it in the transaction that writes those.
     """
-    if not stored or not session.connection().scalar(_ANY, {"of": organisation_id}):
+    if not stored:
         return
     session.execute(
         update(Hold)
