@@ -9,9 +9,9 @@ and the counters join the two, so that a mail that passes both is reserved and c
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
+from typing import NamedTuple
 
 import structlog
 
@@ -30,8 +30,7 @@ _TRACE_OCTETS = 1024
 _CANNOT_DECIDE = Decision(Verdict.LATER, Reason.CANNOT_DECIDE)
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
+class Judged(NamedTuple):
     """A recipient, what was decided on it, and where its mail goes when it is known."""
 
     recipient: str
