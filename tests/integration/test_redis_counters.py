@@ -226,9 +226,18 @@ async def test_two_busy_processes_grant_no_more_between_them_when_redis_is_empti
     for run in range(20):
         acme = await fleet.installation.an_organisation(f"acme-{run}")
 
-        async def ask(counters: RedisCounters, keys: list[Key], acme: OrganisationId = acme) -> int:
+        emptied = asyncio.Event()
+
+        async def ask(
+            counters: RedisCounters,
+            keys: list[Key],
+            acme: OrganisationId = acme,
+            emptied: asyncio.Event = emptied,
+        ) -> int:
             granted = 0
             for start in range(0, len(keys), 10):
+                if start == len(keys) - 10:
+                    await emptied.wait()  # both are busy then, however fast they are
                 answers = (
                     _accepted(counters.reserve(acme, A_HUNDRED, key, 1, fleet.now()))
                     for key in keys[start : start + 10]
@@ -242,6 +251,7 @@ async def test_two_busy_processes_grant_no_more_between_them_when_redis_is_empti
         ]
         await asyncio.sleep(chance.random() * 0.02)
         await asyncio.to_thread(fleet.server.flushall)
+        emptied.set()
 
         assert sum(await asyncio.gather(*asked)) == LIMIT
 

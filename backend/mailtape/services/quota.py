@@ -9,10 +9,11 @@ and the counters join the two, so that a mail that passes both is reserved and c
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
 from itertools import groupby
+from typing import NamedTuple
 
 import structlog
 
@@ -44,8 +45,7 @@ def _with_trace(limits: Limits) -> Limits:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
+class Judged(NamedTuple):
     """A recipient, what was decided on it, and where its mail goes when it is known."""
 
     recipient: str

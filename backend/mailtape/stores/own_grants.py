@@ -5,7 +5,7 @@ Redis may forget; what this process told its askers must hold all the same.
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mailtape.domain.ids import OrganisationId
 from mailtape.ports.counters import Key
@@ -13,8 +13,7 @@ from mailtape.ports.counters import Key
 _MOST = 100_000
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(NamedTuple):
     """One recipient of one transaction."""
 
     organisation_id: OrganisationId

@@ -221,7 +221,7 @@ class RedisCounters:
 
     # Asking.
 
-    async def _ask(
+    def _ask(
         self,
         script: Script,
         organisation_id: OrganisationId,
@@ -229,7 +229,7 @@ class RedisCounters:
         keys: Sequence[Key],
         octets: int,
         now: datetime,
-    ) -> str:
+    ) -> "asyncio.Future[str]":
         question = _Question(
             script,
             organisation_id,
@@ -242,7 +242,7 @@ class RedisCounters:
             asyncio.get_running_loop().create_future(),
         )
         self._enqueue([question])
-        return await question.answer
+        return question.answer
 
     def _enqueue(self, questions: Iterable[_Question]) -> None:
         self._waiting.extend(questions)
@@ -322,30 +322,33 @@ class RedisCounters:
             texts = [answer.decode()] * len(group)
         else:
             texts = [""] * len(group)
+        granted: list[Grant] = []
         for question, text in zip(group, texts, strict=True):
-            self._remember(question, text)
+            until_us = self._held_until(question, text)
+            if until_us is not None:
+                committed = script is scripts.COMMIT
+                granted += [
+                    Grant(
+                        question.organisation_id, key, digest, question.octets, until_us, committed
+                    )
+                    for key, digest in zip(question.keys, question.digests, strict=True)
+                ]
             if not question.answer.done():
                 question.answer.set_result(text)
+        self._grants.add(granted, group[-1].now_us)
 
-    def _remember(self, question: _Question, text: str) -> None:
+    def _held_until(self, question: _Question, text: str) -> int | None:
+        """Take note of an answer; tell until when it holds something, if it does."""
         if question.script is scripts.RELEASE:
             self._grants.drop(question.digests)
         elif question.script is scripts.COMMIT:
-            self._grant(question, question.now_us + _DOUBTFUL_US, committed=True)
+            return question.now_us + _DOUBTFUL_US
         elif text.startswith("yes"):
             self._account(question.organisation_id).arrival_us = int(text.rpartition(" ")[2])
-            self._grant(question, question.now_us + _RESERVED_US, committed=False)
+            return question.now_us + _RESERVED_US
         elif text.startswith("fits"):
-            self._grant(question, int(text.rpartition(" ")[2]), committed=False)
-
-    def _grant(self, question: _Question, until_us: int, *, committed: bool) -> None:
-        self._grants.add(
-            (
-                Grant(question.organisation_id, key, digest, question.octets, until_us, committed)
-                for key, digest in zip(question.keys, question.digests, strict=True)
-            ),
-            question.now_us,
-        )
+            return int(text.rpartition(" ")[2])
+        return None
 
     async def _find_names(self, questions: Sequence[_Question]) -> None:
         """Find what transactions were called before, for those names that may have been another."""

@@ -81,8 +81,8 @@ class StandbyCounters:
     ) -> Decision:
         """See `ports.counters`."""
 
-        async def ask(counters: Counters) -> Decision:
-            return await counters.reserve(organisation_id, limits, key, octets, now)
+        def ask(counters: Counters) -> Awaitable[Decision]:
+            return counters.reserve(organisation_id, limits, key, octets, now)
 
         try:
             return await self._ask(organisation_id, (key,), now, ask)
@@ -96,8 +96,8 @@ class StandbyCounters:
     ) -> Decision:
         """See `ports.counters`."""
 
-        async def ask(counters: Counters) -> Decision:
-            return await counters.fits(organisation_id, limits, key, octets, now)
+        def ask(counters: Counters) -> Awaitable[Decision]:
+            return counters.fits(organisation_id, limits, key, octets, now)
 
         return await self._ask(organisation_id, (key,), now, ask)
 
@@ -106,8 +106,8 @@ class StandbyCounters:
     ) -> None:
         """See `ports.counters`."""
 
-        async def ask(counters: Counters) -> None:
-            await counters.commit(organisation_id, keys, octets, now)
+        def ask(counters: Counters) -> Awaitable[None]:
+            return counters.commit(organisation_id, keys, octets, now)
 
         await self._ask(organisation_id, keys, now, ask, decides=False)
 
@@ -125,8 +125,8 @@ class StandbyCounters:
     async def usage(self, organisation_id: OrganisationId, now: datetime) -> Usage:
         """See `ports.counters`."""
 
-        async def ask(counters: Counters) -> Usage:
-            return await counters.usage(organisation_id, now)
+        def ask(counters: Counters) -> Awaitable[Usage]:
+            return counters.usage(organisation_id, now)
 
         return await self._ask(organisation_id, (), now, ask)
 
@@ -166,23 +166,17 @@ class StandbyCounters:
         The same question again finds what was granted to the one that was not answered.
         """
         again_until = time.monotonic() + _AGAIN_SECONDS
-        for _ in range(_TRIES - 1):
+        tries = 0
+        while True:
             try:
-                return await self._ask_redis_once(organisation_id, now, ask)
+                if organisation_id in self._away:
+                    await self._come_back(organisation_id, now)
+                return await ask(self._redis)
             except Unavailable:
-                if not self._connection.available or time.monotonic() > again_until:
+                tries += 1
+                too_late = tries == _TRIES or time.monotonic() > again_until
+                if too_late or not self._connection.available:
                     raise
-        return await self._ask_redis_once(organisation_id, now, ask)
-
-    async def _ask_redis_once(
-        self,
-        organisation_id: OrganisationId,
-        now: datetime,
-        ask: Callable[[Counters], Awaitable[T]],
-    ) -> T:
-        if organisation_id in self._away:
-            await self._come_back(organisation_id, now)
-        return await ask(self._redis)
 
     async def _ask_rows(
         self,
