@@ -209,7 +209,7 @@ ELSEWHERE: Mapping[str, tuple[tuple[Change, str, str], ...]] = {
         (lambda _: {"RABBITMQ_QUEUE": "another"}, "queue (RabbitMQ)", "RABBITMQ_QUEUE"),
         (lambda _: {"MONGODB_URL": "mongodb://127.0.0.1:9/"}, "bodies (MongoDB)", "MONGODB_URL"),
     ),
-    "size": ((lambda _: {"QUEUE_MAX_BYTES": "1GiB"}, "queue (RabbitMQ)", "RABBITMQ_QUEUE"),),
+    "size": ((lambda _: {"QUEUE_MAX_BYTES": "1GiB"}, "queue (RabbitMQ)", "QUEUE_MAX_BYTES"),),
 }
 """What is set wrongly, the part that fails, and what it must say; the parts are asked at once."""
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import aio_pika
 import pytest
+import structlog
 from aio_pika.abc import AbstractIncomingMessage
 
 import services
@@ -21,6 +22,7 @@ from mailtape.services.retention import sweep_claims
 from mailtape.stores import rabbit_topology
 from mailtape.stores.rabbit_mail import CLAIM_OCTETS
 from mailtape.stores.rabbit_queue import RabbitQueue
+from mailtape.stores.rabbit_topology import DELIVERY_LIMIT, Difference, RabbitTopology
 from services import Instance
 
 pytestmark = [pytest.mark.services, pytest.mark.breaking]
@@ -141,9 +143,20 @@ async def test_a_mail_is_persistent_and_has_a_message_id_of_its_own(
     assert first.message_id != second.message_id
 
 
-async def test_another_declaration_of_the_same_name_is_refused_by_name(
-    queue: RabbitQueue, queues: RabbitQueues
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"x-queue-type": "classic"},
+        {"x-queue-type": "quorum", "x-max-length-bytes": 2**30},
+        {"x-queue-type": "quorum", "x-max-length-bytes": 2**30, "x-message-ttl": 1000},
+    ],
+)
+async def test_a_queue_that_could_lose_mail_is_refused_by_name(
+    queues: RabbitQueues, arguments: dict[str, str | int]
 ) -> None:
+    async with await aio_pika.connect(queues.url) as connection:
+        channel = await connection.channel()
+        await channel.declare_queue(queues.name, durable=True, arguments=arguments)
     other = RabbitQueue(queues.url, queues.name, queues.claims, max_bytes=12_345)
 
     with pytest.raises(Conflict, match=queues.name):
@@ -151,6 +164,63 @@ async def test_another_declaration_of_the_same_name_is_refused_by_name(
     with pytest.raises(Conflict, match=queues.name):
         await other.start()
     await other.close()
+
+
+@pytest.mark.parametrize("max_bytes", [1000, 100_000])
+async def test_another_bound_keeps_nobody_from_starting_and_is_told(
+    queues: RabbitQueues, max_bytes: int
+) -> None:
+    old = await queues.open(max_bytes=10_000)
+    before = await put(old, b"before")
+
+    with structlog.testing.capture_logs() as logged:
+        new = await queues.open(max_bytes=max_bytes)
+        await new.declare()
+    after = await put(new, b"after")
+
+    told = [entry for entry in logged if entry["event"] == "rabbitmq.declared_otherwise"]
+    assert {entry["queue"] for entry in told} == {queues.name}
+    assert {entry["argument"] for entry in told} == {"x-max-length-bytes"}
+    assert {(entry["wanted"], entry["in_force"]) for entry in told} == {(max_bytes, 10_000)}
+    assert 1 <= await fill(new, 2000) < 10, "what the queue was made with"
+    assert [mail.envelope.ingest_id for mail in await lease(new, 2)] == [before, after]
+
+
+async def test_another_release_may_limit_deliveries_otherwise(queues: RabbitQueues) -> None:
+    await queues.open(max_bytes=10_000)
+    arguments = {**RabbitTopology(queues.name, 20_000).arguments[queues.name]}
+    async with await aio_pika.connect(queues.url) as connection:
+        channel = await connection.channel()
+        await channel.queue_delete(queues.name)
+        channel = await connection.channel()
+        del arguments["x-max-length-bytes"]
+        await channel.declare_queue(
+            queues.name, durable=True, arguments=arguments | {"x-delivery-limit": 77}
+        )
+        differences = await RabbitTopology(queues.name, 20_000).declare(connection)
+
+    assert set(differences) == {
+        Difference(queues.name, "x-delivery-limit", DELIVERY_LIMIT, 77),
+        Difference(queues.name, "x-max-length-bytes", 20_000, None),
+    }
+
+
+async def test_the_bound_is_changed_as_the_operator_is_told_to() -> None:
+    with services.own_vhost() as given:
+        url = given["RABBITMQ_URL"]
+        async with rabbit.open_queues(url) as queues:
+            old = await queues.open(max_bytes=20_000)
+            host = url.rpartition("/")[2]
+            policy = ("bound", f"^{queues.name}$", '{"max-length-bytes": 3000}')
+            services.rabbitmqctl("set_policy", "--vhost", host, *policy, "--apply-to", "queues")
+            await asyncio.sleep(1)
+            assert 1 <= await fill(old, 2000) < 4
+
+            await queues.close()
+            services.rabbitmqctl("clear_policy", "--vhost", host, "bound")
+            services.rabbitmqctl("delete_queue", "--vhost", host, queues.name)
+            new = await queues.open(max_bytes=30_000)
+            assert await fill(new, 2000) > 10
 
 
 async def test_declaring_twice_changes_nothing(queue: RabbitQueue) -> None:

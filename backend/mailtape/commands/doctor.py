@@ -249,6 +249,7 @@ def _rabbitmq(settings: Settings, url: str) -> Part:
         "queue (RabbitMQ)",
         (
             rabbit_diagnosis.declared(url, topology),
+            rabbit_diagnosis.bounded(url, topology),
             rabbit_diagnosis.one_message(url, topology),
             rabbit_diagnosis.taking(url, topology),
         ),

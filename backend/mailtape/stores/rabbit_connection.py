@@ -115,8 +115,8 @@ class RabbitLink:
                 # A bug of ours, or of the driver: the next connection may still work.
                 log.exception("rabbitmq.failed", purpose=self._purpose)
             finally:
-                self._tried.set()
                 await self._disconnect()
+                self._tried.set()
             await asyncio.sleep(_RECONNECT_SECONDS)
 
     async def _connect(self) -> None:

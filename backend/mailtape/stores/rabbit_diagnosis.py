@@ -52,12 +52,41 @@ def declared(url: str, topology: RabbitTopology) -> Check:
                 await topology.declare(connection)
             except Conflict as conflict:
                 raise NotRight(conflict.message) from conflict
-        return (
-            f"Quorum queues; {DELIVERY_LIMIT} deliveries of a mail; {topology.max_bytes:,} bytes,"
-            " beyond which mail is refused."
-        )
+        return "Quorum queues, which refuse what is over their bound."
 
     return Check("has its queues as they must be", ask, decides=True)
+
+
+def bounded(url: str, topology: RabbitTopology) -> Check:
+    """See that the queues bear as much as is set."""
+
+    async def ask() -> str:
+        async with _connected(url) as connection:
+            differences = await topology.declare(connection)
+        for each in differences:
+            if each.of_bound and each.queue == topology.queue:
+                raise NotRight(
+                    f"QUEUE_MAX_BYTES is {topology.max_bytes:,} and the queue was made with"
+                    f" {_number(each.in_force)}, which goes on; to change it the queue has to be"
+                    " empty and made anew, as DEPLOYMENT says."
+                )
+        if differences:
+            each = differences[0]
+            raise NotRight(
+                f"{each.queue!r} at RABBITMQ_URL was made by another release: {each.argument} is"
+                f" {_number(each.in_force)} and not {_number(each.wanted)}. It works; make it anew"
+                " when it is empty."
+            )
+        return (
+            f"{DELIVERY_LIMIT} deliveries of a mail; {topology.max_bytes:,} bytes, beyond which"
+            " mail is refused."
+        )
+
+    return Check("has the bounds that are set", ask)
+
+
+def _number(value: int | None) -> str:
+    return "none" if value is None else f"{value:,}"
 
 
 def one_message(url: str, topology: RabbitTopology) -> Check:
@@ -106,7 +135,8 @@ def taking(url: str, topology: RabbitTopology) -> Check:
                 except StoreFull as full:
                     raise NotRight(
                         f"The queue is full: {main.messages} mails wait. Start more `mailtape"
-                        " worker`, or raise QUEUE_MAX_BYTES and declare the queue anew."
+                        " worker`, or see in their logs why they store nothing; QUEUE_MAX_BYTES"
+                        " can be changed only when the queue is empty."
                     ) from full
         return (
             f"{main.messages + retry.messages} mails wait, {parked.messages} are parked,"
