@@ -167,7 +167,10 @@ class Storage(_Section):
         default=ByteSize(4 * GIB),
         ge=MIB,
         le=2**50,
-        description="Accepted mail that may wait to be understood; beyond it SMTP answers 452.",
+        description=(
+            "Accepted mail that may wait to be understood; beyond it SMTP answers 452. With"
+            " RABBITMQ_URL mail over 256KiB is counted by itself, and so is the rest."
+        ),
     )
 
 

@@ -56,6 +56,18 @@ async def test_deletes_only_what_it_is_told(claims: Claims) -> None:
     assert await claims.older_than(NOW + timedelta(hours=1), 10) == [stays]
 
 
+async def test_tells_how_much_is_kept(claims: Claims) -> None:
+    assert await claims.octets() == 0
+    first, second = an_ingest_id(), an_ingest_id()
+    await claims.keep(first, bytes(2**20 + 1))
+    await claims.keep(first, bytes(2**20 + 1))
+    await claims.keep(second, bytes(300))
+
+    assert await claims.octets() == 2**20 + 301
+    await claims.delete([first])
+    assert await claims.octets() == 300
+
+
 async def test_names_what_was_accepted_before_an_instant_oldest_first(claims: Claims) -> None:
     old = [_accepted(NOW - timedelta(hours=hours)) for hours in (25, 30, 26, 27)]
     for ingest_id in (*old, _accepted(NOW)):

@@ -19,7 +19,7 @@ from mailtape.domain.errors import Conflict, StoreFull, Unavailable
 from mailtape.domain.ids import IngestId, new_id
 from mailtape.ports.queue import Leased, QueueDepth
 from mailtape.services.retention import sweep_claims
-from mailtape.stores import rabbit_topology
+from mailtape.stores import bounded_claims, rabbit_topology
 from mailtape.stores.rabbit_mail import CLAIM_OCTETS
 from mailtape.stores.rabbit_queue import RabbitQueue
 from mailtape.stores.rabbit_topology import DELIVERY_LIMIT, Difference, RabbitTopology
@@ -313,6 +313,40 @@ async def test_a_refused_mail_leaves_no_claim(queues: RabbitQueues) -> None:
         await queue.put(envelope, LARGE)
 
     assert await queues.claims.fetch(envelope.ingest_id) is None
+
+
+async def test_what_is_claimed_has_the_bound_of_the_queue_in_all_processes_together(
+    queues: RabbitQueues,
+) -> None:
+    queue = await queues.open(max_bytes=3 * len(LARGE))
+    other = await queues.open(max_bytes=3 * len(LARGE))
+    for each in (queue, queue, other):
+        await put(each, LARGE)
+    await asyncio.sleep(bounded_claims.ASKED_SECONDS)
+
+    for each in (queue, other):
+        envelope = an_envelope(LARGE)
+        with pytest.raises(StoreFull):
+            await each.put(envelope, LARGE)
+        assert await queues.claims.fetch(envelope.ingest_id) is None
+    await put(other, b"small")
+
+    leased = await lease(queue, 4)
+    await queue.acknowledge([mail.receipt for mail in leased])
+    await asyncio.sleep(bounded_claims.ASKED_SECONDS)
+    await put(queue, LARGE)
+    await put(other, LARGE)
+
+
+async def test_large_mails_that_come_at_once_do_not_pass_the_bound_together(
+    queues: RabbitQueues,
+) -> None:
+    queue = await queues.open(max_bytes=3 * len(LARGE))
+
+    ends = await asyncio.gather(*(put(queue, LARGE) for _ in range(12)), return_exceptions=True)
+
+    assert sum(isinstance(end, StoreFull) for end in ends) == 9
+    assert await queues.claims.octets() == 3 * len(LARGE)
 
 
 async def test_a_mail_whose_claim_is_gone_is_parked(

@@ -45,6 +45,13 @@ class Claims(Protocol):
             Unavailable: some may be left.
         """
 
+    async def octets(self) -> int:
+        """Tell how many raw bytes are kept, of cut-off claims as if they were whole.
+
+        Raises:
+            Unavailable: the store cannot be read.
+        """
+
     async def older_than(
         self, instant: datetime, most: int, after: IngestId | None = None
     ) -> list[IngestId]:

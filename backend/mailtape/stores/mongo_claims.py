@@ -42,6 +42,10 @@ class MongoClaims:
         """See `ports.claims`."""
         await self._files.delete([ingest_id.hex() for ingest_id in ingest_ids])
 
+    async def octets(self) -> int:
+        """See `ports.claims`."""
+        return await self._files.octets()
+
     async def older_than(
         self, instant: datetime, most: int, after: IngestId | None = None
     ) -> list[IngestId]:

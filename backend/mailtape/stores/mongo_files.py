@@ -99,6 +99,17 @@ class MongoFiles:
         data = b"".join(pieces)
         return data if len(data) == entry["length"] else None
 
+    async def octets(self) -> int:
+        """Tell how long all files are together; looks at the document of each.
+
+        Raises:
+            Unavailable: it cannot be read.
+        """
+        grouped = [{"$group": {"_id": None, "octets": {"$sum": "$length"}}}]
+        with driver_errors():
+            async with await self.entries.aggregate(grouped) as found:
+                return sum([group["octets"] async for group in found])
+
     async def delete(self, file_ids: Sequence[str]) -> None:
         """Remove these files, whole or cut off; those that are gone already are no error.
 

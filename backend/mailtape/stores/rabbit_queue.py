@@ -21,6 +21,7 @@ from mailtape.domain.errors import StoreFull, Unavailable
 from mailtape.domain.ids import IngestId, to_text
 from mailtape.ports.claims import Claims
 from mailtape.ports.queue import Leased, Parked, QueueDepth
+from mailtape.stores.bounded_claims import BoundedClaims
 from mailtape.stores.rabbit_connection import UNROUTED, broker_errors, connect, disconnect
 from mailtape.stores.rabbit_consuming import RabbitConsuming
 from mailtape.stores.rabbit_mail import RabbitMail
@@ -55,6 +56,7 @@ class RabbitQueue:
         self._url = url
         self._topology = RabbitTopology(queue, max_bytes, settle_seconds)
         self._claims = claims
+        self._bounded = BoundedClaims(claims, max_bytes)
         self._publishing = RabbitPublishing(url, self._topology, publish_seconds)
         self._consuming = RabbitConsuming(url, self._topology, prefetch)
         self._parked = RabbitParked(url, self._topology)
@@ -96,7 +98,8 @@ class RabbitQueue:
             await self._publishing.put(mail)
             return
         self._publishing.check_connected()
-        await self._claims.keep(mail.ingest_id, raw)
+        async with self._bounded.room(mail.size):
+            await self._claims.keep(mail.ingest_id, raw)
         try:
             await self._publishing.put(mail)
         except Unavailable as error:

@@ -50,6 +50,13 @@ class SqliteClaims:
             )
         )
 
+    async def octets(self) -> int:
+        """See `ports.claims`."""
+        found = await self._run(
+            lambda: self._connection.execute("SELECT COALESCE(SUM(LENGTH(raw)), 0) FROM claims")
+        )
+        return int(found[0][0])
+
     async def older_than(
         self, instant: datetime, most: int, after: IngestId | None = None
     ) -> list[IngestId]:
