@@ -157,6 +157,26 @@ def test_a_fleet_is_well_and_its_mail_is_left_alone(fleet: dict[str, str], tmp_p
     assert asyncio.run(queues_named_doctor(fleet)) == []
 
 
+@pytest.mark.services
+@pytest.mark.e2e
+def test_large_mail_that_has_reached_its_bound_is_told(
+    fleet: dict[str, str], tmp_path: Path
+) -> None:
+    async def claim() -> None:
+        async with open_client(fleet["MONGODB_URL"]) as client:
+            claims = MongoClaims(client[own["MONGODB_DATABASE"]])
+            await claims.keep(an_envelope(RAW).ingest_id, bytes(2**20))
+
+    with services.own_documents() as own:
+        asyncio.run(claim())
+        settings = fleet | {"MONGODB_DATABASE": own["MONGODB_DATABASE"]}
+        reached = doctor(settings | {"QUEUE_MAX_BYTES": "1MiB"}, tmp_path)
+        room = doctor(settings | {"QUEUE_MAX_BYTES": "2MiB"}, tmp_path)
+
+    assert "QUEUE_MAX_BYTES" in failure_of(reached, "bodies (MongoDB)")
+    assert "ok      bodies (MongoDB): would take a large mail now. 1,048,576" in room.stdout
+
+
 async def put_a_mail(fleet: dict[str, str]) -> bytes:
     async with open_client(fleet["MONGODB_URL"]) as client:
         queue = queue_of(fleet, MongoClaims(client[fleet["MONGODB_DATABASE"]]))

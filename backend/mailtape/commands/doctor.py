@@ -232,12 +232,15 @@ def _mongodb(settings: Settings, url: str, stack: AsyncExitStack) -> Part:
     client = open_client(url)
     stack.push_async_callback(_within, client.close)
     database = client[settings.mongodb_database]
+    checks = [
+        mongo_diagnosis.durable(database),
+        *_one_body(lambda: MongoBodies(database), _MONGODB),
+    ]
+    if settings.rabbitmq_url is not None:
+        checks.append(mongo_diagnosis.room_for_claims(database, settings.queue_max_bytes))
     return Part(
         "bodies (MongoDB)",
-        (
-            mongo_diagnosis.durable(database),
-            *_one_body(lambda: MongoBodies(database), _MONGODB),
-        ),
+        tuple(checks),
         _MONGODB,
         mongo_diagnosis.explain,
     )

@@ -6,6 +6,7 @@ from typing import Any
 from pymongo.errors import ConfigurationError, ConnectionFailure, OperationFailure
 
 from mailtape.domain.diagnosis import Check, NotRight, causes
+from mailtape.stores.mongo_claims import MongoClaims
 from mailtape.stores.mongo_connection import Database, driver_errors
 
 _COLLECTION = "doctor"
@@ -48,6 +49,21 @@ def durable(database: Database) -> Check:
         return f"{build.get('version', 'It')} answered for a majority and the journal."
 
     return Check("syncs what is written", ask, decides=True)
+
+
+def room_for_claims(database: Database, max_bytes: int) -> Check:
+    """See whether large mail that waits has reached its bound."""
+
+    async def ask() -> str:
+        claimed = await MongoClaims(database).octets()
+        if claimed >= max_bytes:
+            raise NotRight(
+                f"{claimed:,} bytes of large mail wait; QUEUE_MAX_BYTES is {max_bytes:,}. Start"
+                " more `mailtape worker`, or raise it."
+            )
+        return f"{claimed:,} bytes of large mail wait."
+
+    return Check("would take a large mail now", ask)
 
 
 def fault_of(answer: dict[str, Any]) -> str | None:
