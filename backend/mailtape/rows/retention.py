@@ -9,6 +9,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from mailtape.domain.ids import IngestId, OrganisationId
+from mailtape.rows import messages, organisations
 from mailtape.rows.events import MESSAGE_STORED, Event
 from mailtape.rows.messages import Message, MessageKey
 from mailtape.rows.organisations import Organisation
@@ -26,13 +27,13 @@ def excess(
 ) -> int:
     """Count how many of the oldest messages are too many, up to `limit`."""
     of_organisation = Message.organisation_id == organisation_id
-    messages = session.scalar(select(func.count()).where(of_organisation)) or 0
+    kept = session.scalar(select(func.count()).where(of_organisation)) or 0
     storage = session.scalar(
         select(Organisation.storage_bytes).where(Organisation.id == organisation_id)
     )
     over_bytes = (storage or 0) - most_bytes
-    if messages > most_messages:
-        return min(messages - most_messages, limit)
+    if kept > most_messages:
+        return min(kept - most_messages, limit)
     if over_bytes <= 0:
         return 0
     oldest = select(Message.size).where(of_organisation).order_by(Message.id).limit(limit)
@@ -40,7 +41,22 @@ def excess(
         over_bytes -= size
         if over_bytes <= 0:
             return position
-    return min(messages, limit)
+    return min(kept, limit)
+
+
+def delete_excess(
+    session: Session,
+    organisation_id: OrganisationId,
+    most_messages: int,
+    most_bytes: int,
+    limit: int,
+    *,
+    now: datetime,
+) -> messages.Deleted:
+    """Delete as many of the oldest messages as are too many when nobody else can delete any."""
+    organisations.lock_sequence(session, organisation_id)
+    too_many = excess(session, organisation_id, most_messages, most_bytes, limit)
+    return messages.delete_oldest(session, organisation_id, too_many, now=now)
 
 
 def forget_events(session: Session, organisation_id: OrganisationId) -> None:
@@ -48,6 +64,7 @@ def forget_events(session: Session, organisation_id: OrganisationId) -> None:
 
     Those in between stay, their message gone or not: whoever resumes the stream finds no hole.
     """
+    organisations.lock_sequence(session, organisation_id)  # who waited for it finds none left
     first_kept = session.scalar(
         select(func.min(Message.sequence)).where(Message.organisation_id == organisation_id)
     )

@@ -11,7 +11,7 @@ from mailtape.domain.ids import IngestId, OrganisationId
 from mailtape.ports.bodies import Bodies, BodyKey
 from mailtape.ports.claims import Claims
 from mailtape.ports.queue import Queue
-from mailtape.rows import messages, receipts, retention
+from mailtape.rows import receipts, retention
 from mailtape.rows.database import Database
 
 _CHUNK = 50
@@ -40,12 +40,14 @@ async def trim(
     *,
     now: datetime,
 ) -> int:
-    """Delete the oldest messages until the organisation is within its bounds; tell how many."""
+    """Delete the oldest messages until the organisation is within its bounds; tell how many.
+
+    Any number of processes may do so at a time.
+    """
     deleted = 0
-    while excess := await database.read(
-        retention.excess, organisation_id, bounds.messages, bounds.storage_bytes, _CHUNK
-    ):
-        gone = await database.write_bulk(messages.delete_oldest, organisation_id, excess, now=now)
+    asked = (organisation_id, bounds.messages, bounds.storage_bytes, _CHUNK)
+    while await database.read(retention.excess, *asked):
+        gone = await database.write_bulk(retention.delete_excess, *asked, now=now)
         await bodies.delete([BodyKey(ingest_id, organisation_id) for ingest_id in gone.bodiless])
         deleted += gone.messages
     if deleted:
