@@ -40,6 +40,7 @@ _TAKE = (
         storage_bytes=Organisation.storage_bytes + bindparam("bytes"),
     )
 )
+_NOBODY = bytes(16)
 _LOCK = select(Organisation.sequence).where(Organisation.id == bindparam("of")).with_for_update()
 
 
@@ -75,6 +76,11 @@ def find_local(session: Session) -> OrganisationId:
     organisation = find_by_slug(session, LOCAL_SLUG)
     assert organisation is not None, "the first start makes it"  # noqa: S101
     return OrganisationId(organisation.id)
+
+
+def change_nothing(session: Session) -> None:
+    """Send a change that finds no row: a server has to run it, and nobody has to wait for it."""
+    session.execute(update(Organisation).where(Organisation.id == _NOBODY).values(name=""))
 
 
 def lock(session: Session, organisation_id: OrganisationId) -> Organisation:

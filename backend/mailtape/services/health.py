@@ -9,7 +9,7 @@ from mailtape.metrics import PART_WORKS, QUEUE_DEPTH
 from mailtape.ports.bodies import Bodies
 from mailtape.ports.queue import Queue
 from mailtape.rows import organisations
-from mailtape.rows.database import Database, Session
+from mailtape.rows.database import Database
 
 _PATIENCE_SECONDS = 5.0
 """A part that takes longer to answer is down for whoever waits for it."""
@@ -25,7 +25,7 @@ def reading(database: Database) -> Question:
 
 def writing(database: Database) -> Question:
     """Ask whether rows can be written."""
-    return lambda: database.write(_nothing)
+    return lambda: database.write(organisations.change_nothing)
 
 
 def accepting(queue: Queue) -> Question:
@@ -68,7 +68,3 @@ async def _works(ask: Question) -> bool:
     except (MailtapeError, TimeoutError):
         return False
     return True
-
-
-def _nothing(_session: Session) -> None:
-    """Take the write lock and give it back."""
