@@ -5,6 +5,7 @@ so the server's own connections really wait, as they do for a program that has g
 """
 
 import fcntl
+import re
 import secrets
 import socket
 import time
@@ -14,12 +15,18 @@ from pathlib import Path
 
 import pytest
 
-from inbox import reading
+from inbox import Inbox, reading
 from senders import SENDER, Line
 from served import Served, serving
 
 pytestmark = pytest.mark.e2e
 
+RULES = Path(__file__).parents[2] / "deploy/prometheus/mailtape.rules.yml"
+ALERTED = re.findall(
+    r"(mailtape_\w+)(?:\{([^}]*)\})?",
+    RULES.read_text().partition("- alert: MailtapeCannotDecide")[2].partition("for:")[0],
+)
+"""What that alert counts: metrics, and the label of each that has any."""
 FIRST_LOCK, LOCKS = 120, 8
 DUNNO = "action=DUNNO"
 DEFERRED = "action=451 4.3.0 cannot tell at the moment, try again later"
@@ -47,6 +54,17 @@ def asked(served: Served, recipient: str) -> str:
     with socket.create_connection((host, int(port)), 10) as connection:
         connection.sendall(request.encode())
         return connection.makefile().readline().strip()
+
+
+def alerted(inbox: Inbox) -> float:
+    """Add up what the alert counts."""
+    samples = [line.split() for line in inbox.get("/metrics").text.splitlines()]
+    return sum(
+        float(value)
+        for name, label in ALERTED
+        for sample, *_, value in samples
+        if sample.partition("{")[0] == name and label in sample
+    )
 
 
 @pytest.mark.parametrize(("choice", "answer"), [("defer", DEFERRED), ("accept", DUNNO)])
@@ -84,3 +102,4 @@ def test_what_nobody_can_decide_is_answered_as_the_operator_chose(
         blind = inbox.metric("mailtape_policy_accepted_blind_total")
         assert blind == (answer == DUNNO)
         assert served.log.read_text().count("policy.accepted_blind") == blind
+        assert alerted(inbox) == 3, "the alert counts every door"

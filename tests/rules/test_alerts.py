@@ -1,17 +1,33 @@
-"""Alerts ask only for what processes export, with labels that it has."""
+"""Alerts ask only for what processes export, with labels and values that it has."""
 
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from prometheus_client.metrics_core import Metric
 
+from mailtape.api.errors import of_error
+from mailtape.domain.errors import Unavailable
+from mailtape.domain.quota import Reason
 from mailtape.metrics import REGISTRY
+from mailtape.ports.queue import QueueDepth
+from mailtape_ingest import replies
+from mailtape_ingest.replies import Reply
 
 RULES = (Path(__file__).parents[2] / "deploy/prometheus/mailtape.rules.yml").read_text()
 EXPRESSIONS = re.findall(r"^ +expr: (.+)$", RULES, re.MULTILINE)
 METRIC = re.compile(r"\b(mailtape_\w+)(?:\{([^}]*)\})?")
 ASKED = sorted({found for each in EXPRESSIONS for found in METRIC.findall(each)})
+PRODUCED = {
+    ("mailtape_http_requests_total", "status"): {str(of_error(Unavailable("")).status_code)},
+    ("mailtape_policy_answers_total", "reason"): {*Reason, "none"},
+    ("mailtape_queue_depth", "state"): {each.name for each in fields(QueueDepth)},
+    ("mailtape_smtp_refusals_total", "code"): {
+        str(reply.code) for reply in vars(replies).values() if isinstance(reply, Reply)
+    },
+}
+"""The values that the code gives to a label, from where it takes them."""
 SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
 
 
@@ -46,3 +62,15 @@ def test_what_an_alert_asks_for_is_exported(name: str, selector: str) -> None:
     assert name in exported()
     asked = set(re.findall(r"(\w+)=~?\"", selector))
     assert asked <= labels_of(exported()[name])
+
+
+def test_each_value_that_an_alert_names_can_be_produced() -> None:
+    named = [
+        (name, label, value)
+        for name, selector in ASKED
+        for label, value in re.findall(r"(\w+)=~?\"([^\"]*)\"", selector)
+    ]
+
+    assert len(named) > 3
+    for name, label, value in named:
+        assert any(re.fullmatch(value, each) for each in PRODUCED[name, label]), (name, value)
