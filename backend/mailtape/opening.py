@@ -250,10 +250,7 @@ async def _in_redis(
     stack.push_async_callback(counters.close)
 
     async def reconcile(now: datetime) -> int:
-        depth = await queue.depth()
-        # A broker does not tell what other processes are storing just now.
-        alone = isinstance(queue, SqliteQueue)
-        return await redis.reconcile(now, idle=alone and not (depth.waiting or depth.leased))
+        return await redis.reconcile(now, stored=await _stored_before(queue, now))
 
     async def tend(now: datetime) -> int:
         if connection.available:  # while it is away nothing can be noticed, and that is logged
@@ -261,6 +258,14 @@ async def _in_redis(
         return 0
 
     return Counting(counters, reconcile, tend)
+
+
+async def _stored_before(queue: Queue, now: datetime) -> datetime | None:
+    """Tell a time before which all mail was accepted that has been stored by now."""
+    if isinstance(queue, RabbitQueue):
+        return await queue.left_before(now)
+    depth = await queue.depth()  # of a file, which nobody else takes from
+    return None if depth.waiting or depth.leased else now
 
 
 async def _in_memory(database: Database, queue: SqliteQueue) -> Counting:

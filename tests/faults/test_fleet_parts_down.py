@@ -11,13 +11,16 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
+from pathlib import Path
 
+import httpx
 import pytest
 
 import fleet as fleets
 import services
 from fleet import Fleet, asked
 from owners import Owner, registered
+from processes import free_ports
 from senders import Line, Senders, compare, numbered
 from services import Instance
 
@@ -31,6 +34,9 @@ NOT_NOW = b"451 4.3.0"
 UNTOLD = 3
 """Questions of one process that Redis does not answer before the process leaves it alone."""
 MAILS_A_MONTH = 8
+STORAGE = 10_000
+ROOM_WITHIN = 90.0
+"""Seconds in which deleting gives room back: 45 until nobody can hold mail unseen, some looks."""
 LARGE = 300 * 2**10
 """Bytes; more than a broker is given."""
 
@@ -47,7 +53,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory, instance: Instance) -> Itera
     settings = instance.variables()
     with fleets.fleet(folder, settings, api=1, ingest=1, policy=1, worker=1) as started:
         with closing(services.connect_mysql(settings)) as rows, rows.cursor() as cursor:
-            limits = json.dumps({"emails_per_month": MAILS_A_MONTH})
+            limits = json.dumps({"emails_per_month": MAILS_A_MONTH, "storage_bytes": STORAGE})
             cursor.execute("UPDATE tiers SET limits = %s WHERE name = 'free'", (limits,))
         yield started
 
@@ -191,6 +197,40 @@ def test_without_mysql_known_addresses_take_mail_and_nobody_is_called_unknown(
 
 
 @WAYS
+def test_whoever_writes_says_that_it_cannot_without_mysql(
+    how: str, fleet: Fleet, instance: Instance, tmp_path: Path
+) -> None:
+    address = f"127.0.0.1:{free_ports(1)[0]}"
+    worker = Fleet(tmp_path, fleet.settings).add("worker", METRICS_LISTEN=address)
+    worker.launch()
+    try:
+        worker.wait_until_ready(SEEN_WITHIN)
+        both = f"http://{address}", fleet.of("api")[0].http
+        assert [health(each)[0] for each in both] == [200, 200]
+        down(instance, "mysql", how)
+        try:
+            answers = [health(each) for each in both]
+        finally:
+            up(instance, "mysql", how)
+        assert [status for status, _ in answers] == [503, 503]
+        assert ["rows" in text for _, text in answers] == [True, True]
+        assert "writing" in answers[1][1]
+        deadline = time.monotonic() + SEEN_WITHIN
+        while [health(each)[0] for each in both] != [200, 200]:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        assert worker.stop() == 0
+    finally:
+        worker.close()
+
+
+def health(http: str) -> tuple[int, str]:
+    """Ask a process how it does."""
+    answer = httpx.get(f"{http}/health", timeout=ANSWER_WITHIN, trust_env=False)
+    return answer.status_code, answer.text
+
+
+@WAYS
 def test_without_mongodb_small_mail_is_taken_and_lists_are_shown(
     how: str, fleet: Fleet, instance: Instance, local: Owner
 ) -> None:
@@ -246,6 +286,46 @@ def test_without_redis_exactly_the_limit_is_taken_and_when_it_is_back(
         assert told.total() == told[b"250 2.0.0"] + told[NOT_NOW] + told[b"452 4.2.2"]
         assert owner.wait_for(MAILS_A_MONTH, SEEN_WITHIN, address=address) == MAILS_A_MONTH
         assert owner.used() == MAILS_A_MONTH
+
+
+def test_a_month_stays_full_for_as_long_as_its_mail_waits(fleet: Fleet, instance: Instance) -> None:
+    """First in the queue, then where no queue shows it: in a worker that cannot keep it."""
+    (worker,) = fleet.of("worker")
+    with registered(fleet.of("api")[0].http) as owner:
+        address = owner.address()
+        assert worker.stop() == 0
+        worker.close()
+        down(instance, "mongodb", "killed")
+        try:
+            replies = [send(fleet, f"waits-{n}", address) for n in range(MAILS_A_MONTH)]
+            assert replies == [b"250 2.0.0"] * MAILS_A_MONTH
+            time.sleep(12)  # counters and rows have been compared twice
+            assert send(fleet, "too many", address) == b"452 4.2.2"
+            worker.launch()
+            time.sleep(ROOM_WITHIN)
+            assert send(fleet, "too many", address) == b"452 4.2.2"
+        finally:
+            up(instance, "mongodb", "killed")
+        worker.wait_until_ready(SEEN_WITHIN)
+        assert owner.wait_for(MAILS_A_MONTH, SEEN_WITHIN, address=address) == MAILS_A_MONTH
+        assert send(fleet, "too many", address) == b"452 4.2.2"
+        assert owner.used() == MAILS_A_MONTH
+
+
+def test_deleting_gives_room_back(fleet: Fleet) -> None:
+    with registered(fleet.of("api")[0].http) as owner:
+        address = owner.address()
+        size = int(STORAGE * 0.4)
+        assert [send(fleet, f"kept-{n}", address, size=size)[:3] for n in range(2)] == [b"250"] * 2
+        assert owner.wait_for(2, SEEN_WITHIN, address=address) == 2
+        assert send(fleet, "too much", address, size=size)[:5] == b"452 4"
+        oldest = owner.messages(address)[-1]["id"]
+        assert owner.client.delete(f"/messages/{oldest}").status_code == 204
+        begin = time.monotonic()
+        while (reply := send(fleet, "room", address, size=size))[:3] != b"250":
+            assert reply[:5] == b"452 4"
+            assert time.monotonic() - begin < ROOM_WITHIN
+            time.sleep(2)
 
 
 def until_told(owner: Owner) -> int:

@@ -15,11 +15,13 @@ import services
 from contract import rabbit
 from contract.rabbit import RabbitQueues
 from fakes import a_delivery, an_envelope
+from mailtape.domain.envelope import Envelope
 from mailtape.domain.errors import Conflict, StoreFull, Unavailable
 from mailtape.domain.ids import IngestId, new_id
 from mailtape.ports.queue import Leased, QueueDepth
 from mailtape.services.retention import sweep_claims
 from mailtape.stores import bounded_claims, rabbit_topology
+from mailtape.stores.rabbit_consuming import LATE_SECONDS
 from mailtape.stores.rabbit_mail import CLAIM_OCTETS
 from mailtape.stores.rabbit_queue import RabbitQueue
 from mailtape.stores.rabbit_topology import DELIVERY_LIMIT, Difference, RabbitTopology
@@ -540,6 +542,81 @@ async def test_asking_for_room_leaves_nothing_to_be_leased(queues: RabbitQueues)
     assert await becomes(queue, QueueDepth(waiting=0, leased=1, parked=0))
 
 
+# Which mail has left
+
+
+FROM = datetime(2026, 11, 3, 12, tzinfo=UTC)
+
+
+async def left_before(queue: RabbitQueue, *seconds: float) -> list[float | None]:
+    """Asks at these times; gives how long before each all mail was kept that has left."""
+    told = []
+    for since in seconds:
+        now = FROM + timedelta(seconds=since)
+        before = await queue.left_before(now)
+        told.append(None if before is None else (now - before).total_seconds())
+    return told
+
+
+def accepted_ago(seconds: float, raw: bytes = b"one") -> Envelope:
+    return an_envelope(raw, ingest_id=IngestId(new_id(int((time.time() - seconds) * 1000))))
+
+
+async def test_all_has_left_when_all_looks_of_45_seconds_found_nothing(queue: RabbitQueue) -> None:
+    assert await left_before(queue, 0, 15, 30, 44, 45, 60) == [None] * 4 + [45, 45]
+
+
+async def test_looks_that_were_too_far_apart_tell_nothing(queue: RabbitQueue) -> None:
+    assert await left_before(queue, 0, 15, 30, 90, 100) == [None] * 5
+
+
+async def test_mail_that_waits_has_not_left_and_time_begins_anew(queue: RabbitQueue) -> None:
+    await put(queue, b"one")
+    while_waiting = await left_before(queue, 0, 15, 30, 45, 60)
+    await queue.acknowledge([mail.receipt for mail in await lease(queue, 1)])
+    afterwards = await left_before(queue, 75, 90, 105, 120)
+
+    assert while_waiting == [None] * 5
+    assert afterwards == [None] * 3 + [45]
+
+
+async def test_mail_that_becomes_late_in_the_hands_of_another_has_not_left(
+    queue: RabbitQueue, queues: RabbitQueues
+) -> None:
+    await queue.put(accepted_ago(LATE_SECONDS - 3), b"one")
+    worker = await queues.open()
+    [mail] = await lease(worker, 1)
+    assert (await queue.depth()).waiting == 0
+    young = await left_before(queue, 0)  # of a mail so young nothing is told either
+    await asyncio.sleep(5)
+
+    while_held = await left_before(queue, 15, 30, 45, 60)
+    await worker.release([mail.receipt])  # it stays with that process
+    while_given_back = await left_before(queue, 75)
+    await worker.acknowledge([each.receipt for each in await lease(worker, 1)])
+    afterwards = await left_before(queue, 90, 105, 120, 135)
+
+    assert (young, while_held, while_given_back) == ([None], [None] * 4, [None])
+    assert afterwards == [None] * 3 + [45]
+
+
+async def test_mail_that_is_tried_again_later_has_not_left_and_parked_mail_has(
+    queue: RabbitQueue, queues: RabbitQueues
+) -> None:
+    worker = await queues.open()
+    await queue.put(accepted_ago(60), b"one")
+    [mail] = await lease(worker, 1)
+    await worker.retry(mail.receipt, 8)
+    while_delayed = await left_before(queue, 0, 15, 30, 45)
+    [mail] = await lease(worker, 1)
+    while_tried = await left_before(queue, 60)
+    await worker.park(mail.receipt, "it will not do")
+
+    assert while_delayed == [None] * 4
+    assert while_tried == [None]
+    assert await left_before(queue, 75, 90, 105, 120) == [None] * 3 + [45]
+
+
 # The orphan sweep
 
 
@@ -566,6 +643,18 @@ async def test_names_everything_while_another_process_holds_late_mail(
 
     assert while_held == {some, late.ingest_id}
     assert afterwards == set()
+
+
+async def test_mail_that_becomes_late_again_after_all_was_stored_is_told_of_again(
+    queue: RabbitQueue, queues: RabbitQueues
+) -> None:
+    worker = await queues.open()
+    for _ in range(2):
+        await queue.put(accepted_ago(60), b"one")
+        [mail] = await lease(worker, 1)
+        assert await queue.named([IngestId(new_id(1))]) != set()
+        await worker.acknowledge([mail.receipt])
+        assert await queue.named([IngestId(new_id(1))]) == set()
 
 
 async def test_young_mail_in_other_hands_stops_no_sweep(

@@ -21,6 +21,7 @@ from mailtape.domain.ids import OrganisationId
 from mailtape.domain.quota import Decision, Reason, Request, Usage, decide
 from mailtape.domain.tier import NO_LIMITS, Limits
 from mailtape.ports.counters import Counters, Key
+from mailtape.rows import messages
 from mailtape.stores.redis_connection import RedisConnection
 from mailtape.stores.redis_counters import RedisCounters
 from mailtape.stores.shared_sql_counters import SharedSqlCounters
@@ -334,23 +335,112 @@ async def test_every_key_runs_out_by_itself(fleet: Fleet) -> None:
     )
 
 
-async def test_reconciling_takes_the_rows_word_when_nothing_waits_or_it_stood_for_two_rounds(
+async def _counted(counters: RedisCounters, fleet: Fleet) -> tuple[int, int]:
+    usage = await counters.usage(fleet.acme, fleet.now())
+    return usage.emails, usage.storage_bytes
+
+
+async def test_counted_mail_counts_for_as_long_as_it_may_wait_to_be_stored(fleet: Fleet) -> None:
+    counters, now = fleet.a_process(), fleet.now()
+    await counters.commit(fleet.acme, _keys(2), 100, now)
+
+    for seconds in range(5, 5000, 5):
+        stored = None if seconds % 2 else now  # all that was accepted before, and not at, this time
+        at = now + timedelta(seconds=seconds)
+        assert await counters.reconcile(at, stored=stored) == 1
+
+    assert await _counted(counters, fleet) == (2, 200)
+
+
+async def test_what_has_no_rows_is_taken_away_when_all_mail_of_its_time_is_stored(
     fleet: Fleet,
 ) -> None:
     counters, now = fleet.a_process(), fleet.now()
-    await counters.commit(fleet.acme, _keys(2), 100, now)
+    stored = now + timedelta(seconds=1)
+    await counters.commit(fleet.acme, _keys(3), 100, now)
     await deliver(fleet.installation, fleet.acme)
 
-    assert await counters.reconcile(now, idle=False) == 1
-    assert (await counters.usage(fleet.acme, now)).emails == 2
-    assert await counters.reconcile(now, idle=False) == 1
+    assert await counters.reconcile(now, stored=stored - timedelta(hours=1)) == 1
+    await counters.commit(fleet.acme, _keys(4, "later"), 7, stored)
+    assert await _counted(counters, fleet) == (7, 328)
+    assert await counters.reconcile(stored, stored=stored) == 1
 
-    usage = await counters.usage(fleet.acme, now)
-    assert (usage.emails, usage.storage_bytes) == (1, len(a_mail()))
-    assert await counters.reconcile(now, idle=False) == 0
-    await counters.commit(fleet.acme, _keys(1, "more"), 100, now)
-    assert await counters.reconcile(now, idle=True) == 1
-    assert (await counters.usage(fleet.acme, now)).emails == 1
+    assert await _counted(counters, fleet) == (1 + 4, len(a_mail()) + 4 * 7)
+
+
+async def test_nothing_is_taken_away_that_was_counted_after_the_look_at_the_queue(
+    fleet: Fleet,
+) -> None:
+    counters, now = fleet.a_process(), fleet.now()
+    await counters.usage(fleet.acme, now)
+    await counters.commit(fleet.acme, _keys(2), 100, now)  # the queue was empty a moment before
+
+    assert await counters.reconcile(now, stored=now) == 1
+
+    assert await _counted(counters, fleet) == (2, 200)
+
+
+async def test_deleting_gives_room_back_and_no_mail_of_the_month(fleet: Fleet) -> None:
+    counters, now = fleet.a_process(), fleet.now()
+    database = fleet.installation.parts.database
+    for _ in range(2):
+        await deliver(fleet.installation, fleet.acme)
+    assert await _counted(counters, fleet) == (2, 2 * len(a_mail()))
+    await database.write_bulk(messages.delete_oldest, fleet.acme, 1, now=now)
+
+    for seconds in (0, 1):
+        at = now + timedelta(seconds=seconds)
+        assert await counters.reconcile(at, stored=at) == 1
+    assert await counters.reconcile(at, stored=at) == 0
+
+    assert await _counted(counters, fleet) == (2, len(a_mail()))
+
+
+async def test_rows_that_were_not_counted_are_at_the_second_look(fleet: Fleet) -> None:
+    counters, now = fleet.a_process(), fleet.now()
+    await counters.usage(fleet.acme, now)
+    for _ in range(2):
+        await deliver(fleet.installation, fleet.acme)
+
+    assert await counters.reconcile(now, stored=None) == 1
+    assert await _counted(counters, fleet) == (0, 0)
+    await counters.commit(fleet.acme, _keys(1), len(a_mail()), now)  # one was only about to be
+    assert await counters.reconcile(now, stored=None) == 1
+
+    assert await _counted(counters, fleet) == (2, 2 * len(a_mail()))
+    assert await counters.reconcile(now, stored=None) == 0
+
+
+async def test_of_two_processes_that_see_the_same_one_corrects_it(fleet: Fleet) -> None:
+    now, later = fleet.now(), fleet.now() + timedelta(seconds=1)
+    both = [fleet.a_process() for _ in range(2)]
+    await both[0].commit(fleet.acme, _keys(5), 100, now)
+    for counters in both:
+        await counters.reconcile(now, stored=None)
+        await counters.usage(fleet.acme, now)
+        await counters.reconcile(now, stored=None)
+    await deliver(fleet.installation, fleet.acme)
+
+    await asyncio.gather(*(counters.reconcile(later, stored=later) for counters in both))
+
+    assert await _counted(both[0], fleet) == (1, len(a_mail()))
+
+
+async def test_what_was_seen_of_counters_that_are_gone_is_no_word_on_new_ones(
+    fleet: Fleet,
+) -> None:
+    counters, now = fleet.a_process(), fleet.now()
+    later = now + timedelta(seconds=1)
+    await counters.commit(fleet.acme, _keys(5), 100, now)
+    await counters.reconcile(now, stored=None)
+    fleet.server.flushall()
+    await counters.release(fleet.acme, _keys(5))
+    await counters.usage(fleet.acme, later)
+    await counters.commit(fleet.acme, _keys(3, "new"), 10, later)
+
+    await counters.reconcile(later, stored=later)
+
+    assert await _counted(counters, fleet) == (3, 30)
 
 
 # Redis is down.

@@ -74,10 +74,7 @@ async def test_two_workers_trim_to_the_bound_and_no_further() -> None:
                 bounds = Bounds(KEPT, 2**40)
 
                 deleted = await asyncio.gather(
-                    *(
-                        trim(each, bodies, organisation_id, bounds, now=NOW)
-                        for each in (one, two)
-                    )
+                    *(trim(each, bodies, organisation_id, bounds, now=NOW) for each in (one, two))
                 )
 
                 assert sum(deleted) == TOO_MANY

@@ -10,6 +10,7 @@ import asyncio
 import heapq
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -26,8 +27,11 @@ from mailtape.stores.rabbit_connection import ANSWER_SECONDS, RabbitLink, broker
 from mailtape.stores.rabbit_mail import RabbitMail, is_probe
 from mailtape.stores.rabbit_topology import RabbitTopology
 
-LATE_SECONDS = 3600.0
-"""Mail that was accepted so long ago is late; the sweep spares younger bodies by their age."""
+LATE_SECONDS = 10.0
+"""Mail that was accepted so long ago is late, and whoever holds it says so: the broker does not
+tell what is delivered and not acknowledged. Long enough to say nothing while all goes well."""
+_WATCH_SECONDS = 1.0
+"""So often those who hold mail see whether it has become late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,6 @@ class Delivery:
     """Counts up within a channel, as receipts do through all of them."""
     mail: RabbitMail | None
     """None for a probe."""
-    late: bool
 
 
 class RabbitConsuming:
@@ -66,13 +69,20 @@ class RabbitConsuming:
         self._offer = asyncio.Event()
         self._speaking = asyncio.Lock()
         self._late_queue: AbstractQueue | None = None
+        self._watching: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Begin to be delivered to; see `RabbitLink.start`."""
+        if self._watching is None:
+            self._watching = asyncio.create_task(self._watch())
         await self._link.start()
 
     async def close(self) -> None:
         """Leave; what is held goes back to the broker."""
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+            self._watching = None
         async with self._speaking:  # an acknowledgement on a closed channel ends the connection
             self._forget()
             await self._link.close()
@@ -121,9 +131,9 @@ class RabbitConsuming:
         receipt = self._last_receipt
         headers = message.header.properties.headers or {}
         mail = None if is_probe(headers) else RabbitMail.read(headers, message.body)
-        late = mail is not None and self._is_late(mail.ingest_id)
-        self._held[receipt] = Delivery(message.delivery_tag or 0, mail, late)
-        if late:
+        delivery = Delivery(message.delivery_tag or 0, mail)
+        self._held[receipt] = delivery
+        if self._late_queue is None and self._is_late(delivery):
             await self._tell_of_late_mail(channel)
         if receipt in self._held:  # it is not when the channel was lost meanwhile
             heapq.heappush(self._ready, receipt)
@@ -201,8 +211,7 @@ class RabbitConsuming:
                 return []
             gone = [self._held.pop(receipt) for receipt in sorted(wanted) if receipt in self._held]
             self._leased -= wanted
-            if any(each.late for each in gone):
-                await self._tell_of_no_late_mail()
+            await self._tell_of_no_late_mail()
             return [each.mail for each in gone if each.mail is not None]
 
     async def has_heard(self) -> bool:
@@ -217,9 +226,19 @@ class RabbitConsuming:
 
     # Late mail
 
-    def _is_late(self, ingest_id: IngestId) -> bool:
+    def _is_late(self, delivery: Delivery) -> bool:
         """Tell by the time of acceptance, which a UUIDv7 begins with."""
-        return int.from_bytes(ingest_id[:6]) / 1000 < self._clock() - LATE_SECONDS
+        if delivery.mail is None:
+            return False
+        return int.from_bytes(delivery.mail.ingest_id[:6]) / 1000 < self._clock() - LATE_SECONDS
+
+    async def _watch(self) -> None:
+        """Tell of mail that became late while it was held."""
+        while True:
+            await asyncio.sleep(_WATCH_SECONDS)
+            if self._late_queue is None and any(map(self._is_late, self._held.values())):
+                with suppress(Unavailable):  # the connection is lost, and with it the mail
+                    await self._tell_of_late_mail(self._link.channel)
 
     async def _tell_of_late_mail(self, channel: AbstractChannel) -> None:
         """Bind a queue that lives as long as the connection, and so as long as what it tells of.
@@ -243,15 +262,15 @@ class RabbitConsuming:
 
     async def _tell_of_no_late_mail(self) -> None:
         queue = self._late_queue
-        if queue is None or any(held.late for held in self._held.values()):
+        if queue is None or any(map(self._is_late, self._held.values())):
             return
+        self._late_queue = None  # who is delivered to meanwhile waits, and then tells again
         try:
             with broker_errors():
                 async with asyncio.timeout(ANSWER_SECONDS):
                     await queue.delete(if_unused=False, if_empty=False)
         except Unavailable:
             self._link.reopen()
-        self._late_queue = None
 
 
 def acknowledgements(

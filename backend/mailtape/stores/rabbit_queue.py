@@ -13,6 +13,7 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime, timedelta
 
 import structlog
 
@@ -37,6 +38,11 @@ _PREFETCH = 300
 
 _DELIVERY_SECONDS = 1.0
 """By then a mail that has left the queue has come to somebody, who tells when it is late."""
+_HIDDEN = timedelta(seconds=45)
+"""Longer than a process that hangs may have mail and tell nobody: the broker gives its connection
+up after three heartbeats (30 s) and offers the mail to others."""
+_LOOKS_APART = timedelta(seconds=20)
+"""Less than mail needs to pass two looks by, in the hands of a process that hangs."""
 
 
 class RabbitQueue:
@@ -60,6 +66,8 @@ class RabbitQueue:
         self._publishing = RabbitPublishing(url, self._topology, publish_seconds)
         self._consuming = RabbitConsuming(url, self._topology, prefetch)
         self._parked = RabbitParked(url, self._topology)
+        self._clear: tuple[datetime, datetime] | None = None
+        """Since when and until when no look has found mail that was accepted a while ago."""
 
     async def declare(self) -> None:
         """Make what the broker must have; what is there already stays as it is.
@@ -228,24 +236,52 @@ class RabbitQueue:
         """See `ports.queue`.
 
         A broker tells how much waits and not what: while anything waits, or anybody holds mail that
-        was accepted over an hour ago, all of these are named. Mail is looked for in the order in
-        which it moves, so none can pass the look by; what is younger and held by another process is
-        not seen.
+        was accepted a while ago, all of these are named; what is younger and held by another
+        process is not seen.
         """
         asked = set(ingest_ids)
         if not asked:
             return asked
-        await self._publishing.start()
-        main, retry = self._topology.queue, self._topology.retry
-        if await self._parked.count(retry) or await self._parked.count(main):
-            return asked
-        await asyncio.sleep(_DELIVERY_SECONDS)
-        if await self._publishing.somebody_listens(self._topology.late):
-            return asked
         held = self._consuming.ingest_ids()
-        if await self._parked.count(retry) or await self._parked.count(main):
+        if await self._may_have_mail():
             return asked
         return asked & (held | await self._parked.ingest_ids())
+
+    async def left_before(self, now: datetime) -> datetime | None:
+        """Tell a time before which all mail was kept that nobody has to store any more; or None.
+
+        Mail that is parked does not count. Ask every few seconds: one look does not see what a
+        process has that hangs, so all looks of 45 seconds must have found nothing.
+
+        Raises:
+            Unavailable: it cannot be told.
+        """
+        clear, self._clear = self._clear, None
+        if await self._may_have_mail():
+            return None
+        since = now if clear is None or now - clear[1] > _LOOKS_APART else clear[0]
+        self._clear = since, now
+        return now - _HIDDEN if now - since >= _HIDDEN else None
+
+    async def _may_have_mail(self) -> bool:
+        """Tell whether any mail waits, or somebody holds some that was accepted a while ago.
+
+        Mail is looked for in the order in which it moves, so none can pass the look by.
+        """
+        await self._publishing.start()
+        if await self._anything_waits():
+            return True
+        await asyncio.sleep(_DELIVERY_SECONDS)
+        if await self._publishing.somebody_listens(self._topology.late):
+            return True
+        return await self._anything_waits()
+
+    async def _anything_waits(self) -> bool:
+        """Tell whether a queue has mail that is delivered to nobody; first the delayed."""
+        for queue in (self._topology.retry, self._topology.queue):
+            if await self._parked.count(queue):
+                return True
+        return False
 
     async def _delete_claims(self, mails: Sequence[RabbitMail]) -> None:
         """Delete what nobody needs any more; what stays is found by its age."""

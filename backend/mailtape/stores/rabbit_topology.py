@@ -4,7 +4,7 @@
     NAME.retry    mail that failed, until its time to live is over and it goes back to NAME
     NAME.parked   mail that waits for a person
     NAME.dead     exchange in front of NAME.parked
-    NAME.late     exchange that leads to whoever holds mail which may be as old as an orphan
+    NAME.late     exchange that leads to whoever holds mail that was accepted a while ago
 
 All three are quorum queues: every mail is in a synced log before it is confirmed. NAME refuses what
 is over its bound, so that the sender hears of it and nothing is dropped for something newer; only

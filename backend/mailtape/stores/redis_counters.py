@@ -64,7 +64,7 @@ _DECIDING = frozenset({scripts.RESERVE, scripts.FITS})
 _Held: TypeAlias = tuple[bytes, int, int, str, str]
 """Digest, octets, until, what it is, month; see `redis_counting.FILL`."""
 _Figures: TypeAlias = tuple[int, int, int, int, int, int]
-"""Mails, octets, reserved mails and octets, arrival, changes."""
+"""Mails, octets, reserved mails and octets, arrival, how often restated."""
 
 
 @dataclass(slots=True)
@@ -73,14 +73,21 @@ class _Account:
 
     epoch: str = ""
     arrival_us: int = 0
+    last: "_Seen | None" = None
+    """What was seen when they were last compared with the rows, if they differed."""
+    above: "_Seen | None" = None
+    """What was seen first since they are above the rows."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Difference:
-    """How far rows and counters were apart when they were last compared."""
+class _Seen:
+    """An organisation's counters beside its rows, mails and octets each."""
 
-    emails: int
-    octets: int
+    at: datetime
+    counters: tuple[str, str, int]
+    """Which these are: the month, the epoch, how often they were restated."""
+    counted: tuple[int, int]
+    stored: tuple[int, int]
 
 
 @dataclass(slots=True, eq=False)
@@ -111,7 +118,6 @@ class RedisCounters:
         self._first_names: OrderedDict[str, None] = OrderedDict()
         self._grants = OwnGrants()
         self._accounts: OrderedDict[OrganisationId, _Account] = OrderedDict()
-        self._differences: dict[OrganisationId, _Difference] = {}
         self._filling: dict[OrganisationId, asyncio.Task[list[_Held]]] = {}
         self._unfilled: set[OrganisationId] = set()
         self._air = asyncio.Lock()
@@ -168,18 +174,20 @@ class RedisCounters:
         for organisation_id in list(self._unfilled):
             await self._fill_once(organisation_id, now)
 
-    async def reconcile(self, now: datetime, *, idle: bool) -> int:
+    async def reconcile(self, now: datetime, *, stored: datetime | None) -> int:
         """Compare with the rows, which are the truth, and tell how many organisations differed.
 
-        `idle` says that no mail waits to be stored. Otherwise a difference may be such mail, and is
-        taken away only when it has stood since the last call.
+        Rows above the counters are mail that was not counted; it is counted when the next call sees
+        the same. Counters above the rows may be mail that waits to be stored, and count on. All
+        that was accepted before `stored` waits no more; None when that cannot be told. What an
+        earlier call saw counted before that time and has no rows now will have none.
 
         Raises:
             Unavailable: Redis or the rows cannot be asked.
         """
         differed = 0
         for organisation_id in list(self._accounts):
-            differed += await self._compare(organisation_id, now, idle=idle)
+            differed += await self._compare(organisation_id, now, stored)
         return differed
 
     async def bring_in(self, organisation_id: OrganisationId, now: datetime) -> None:
@@ -375,8 +383,8 @@ class RedisCounters:
 
     async def _figures(self, organisation_id: OrganisationId, now: datetime) -> _Figures:
         answer = await self._ask(scripts.USAGE, organisation_id, Limits(), (), 0, now)
-        emails, octets, reserved, held, arrival_us, changes = map(int, answer.split())
-        return emails, octets, reserved, held, arrival_us, changes
+        emails, octets, reserved, held, arrival_us, restated = map(int, answer.split())
+        return emails, octets, reserved, held, arrival_us, restated
 
     # Filling.
 
@@ -469,21 +477,27 @@ class RedisCounters:
             self._unfilled = self._grants.organisations(now_us)
         return emptied
 
-    async def _compare(self, organisation_id: OrganisationId, now: datetime, *, idle: bool) -> bool:
-        emails, octets, _, _, _, changes = await self._figures(organisation_id, now)
+    async def _compare(
+        self, organisation_id: OrganisationId, now: datetime, stored: datetime | None
+    ) -> bool:
         period = f"{now.year:04}-{now.month:02}"
         rows = await self._database.read(_rows, organisation_id, period, now)
-        difference = _Difference(rows.emails - emails, rows.octets - octets)
-        before = self._differences.pop(organisation_id, None)
-        if difference == _Difference(0, 0):
+        emails, octets, _, _, _, restated = await self._figures(organisation_id, now)
+        account = self._account(organisation_id)
+        counters = (period, account.epoch, restated)
+        seen = _Seen(now, counters, (emails, octets), (rows.emails, rows.octets))
+        last, account.last = _same(account.last, seen), seen
+        above, account.above = _same(account.above, seen) or seen, None
+        if seen.counted == seen.stored:
             return False
-        if idle or difference == before:
-            epoch = self._account(organisation_id).epoch
-            arguments = (epoch, changes, rows.emails, rows.octets)
+        settled = above if stored is not None and above.at < stored else None
+        steps = [_step(seen, last, settled, figure) for figure in (0, 1)]
+        if any(steps):
             keys = self._keys(organisation_id, period)
+            arguments: list[Argument] = [account.epoch, restated, *steps]
             await self._redis.run([Call(scripts.RESTATE, keys, arguments)])
-        else:
-            self._differences[organisation_id] = difference
+        elif settled is None:
+            account.above = above
         return True
 
     def _account(self, organisation_id: OrganisationId) -> _Account:
@@ -538,6 +552,27 @@ def _let_go(session: Session, organisation_id: OrganisationId, held: Sequence[_H
     organisations.lock(session, organisation_id)
     seen = {digest: (_STATES[what], octets) for digest, octets, _, what, _ in held}
     holds.remove_unchanged(session, organisation_id, seen)
+
+
+def _same(before: _Seen | None, seen: _Seen) -> _Seen | None:
+    """Give what was seen before if it was of the same counters."""
+    return before if before is not None and before.counters == seen.counters else None
+
+
+def _step(seen: _Seen, last: _Seen | None, settled: _Seen | None, figure: int) -> int:
+    """Tell by how much to correct mails (0) or octets (1).
+
+    Up by what was missing at two looks: in between, mail is stored a moment before it is counted.
+    Down by what was counted when `settled` was seen and is in no row now, although all mail of then
+    is stored; more may have been stored since, which makes it less.
+    """
+    missing = seen.stored[figure] - seen.counted[figure]
+    if missing > 0:
+        before = 0 if last is None else last.stored[figure] - last.counted[figure]
+        return max(0, min(missing, before))
+    if settled is None:
+        return 0
+    return -max(0, min(-missing, settled.counted[figure] - seen.stored[figure]))
 
 
 _WHAT = {

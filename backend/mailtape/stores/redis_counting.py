@@ -3,7 +3,7 @@
 All keys of one organisation lie in one slot; each script takes them in this order:
 
 1. its figures: `epoch` (which filling of the counters this is), `octets` (stored), `held` (octets
-   reserved), `arrival` (GCRA's), `changes` (commits so far)
+   reserved), `arrival` (GCRA's), `restated` (how often mails and octets were corrected)
 2. its mails of the month
 3. what is reserved: digest, by the time at which it runs out
 4. the octets of each that is reserved
@@ -200,7 +200,6 @@ for i = 1, #records, 48 do
     drop(digest)
     redis.call('INCR', month)
     redis.call('HINCRBY', figures, 'octets', whole(size))
-    redis.call('HINCRBY', figures, 'changes', 1)
     redis.call('ZADD', committed, whole(now + known_for), digest)
   end
 end
@@ -222,9 +221,9 @@ USAGE = Script(
     _PRELUDE
     + _OURS
     + """
--- ARGV: epoch, now. Gives mails, octets, reserved mails and octets, arrival, changes.
+-- ARGV: epoch, now. Gives mails, octets, reserved mails and octets, arrival, restated.
 sweep(ARGV[2])
-local kept = redis.call('HMGET', figures, 'octets', 'held', 'arrival', 'changes')
+local kept = redis.call('HMGET', figures, 'octets', 'held', 'arrival', 'restated')
 local emails = redis.call('GET', month)
 local reserved_emails = redis.call('ZCARD', reserved)
 return table.concat({emails, kept[1], reserved_emails, kept[2], kept[3], kept[4]}, ' ')
@@ -245,7 +244,7 @@ local new = empty or ARGV[7] == 'yes'
 if empty then
   redis.call('DEL', reserved, octets, committed)
   redis.call('HSET', figures, 'epoch', ARGV[1], 'octets', ARGV[3], 'held', 0, 'arrival', ARGV[4],
-    'changes', 0)
+    'restated', 0)
 elseif tonumber(ARGV[4]) > tonumber(redis.call('HGET', figures, 'arrival')) then
   redis.call('HSET', figures, 'arrival', ARGV[4])
 end
@@ -271,7 +270,6 @@ for i = 8, #ARGV, 5 do
         if what == 'committed' or (what == 'stored' and not new) then
           if ARGV[i + 4] == ARGV[5] then redis.call('INCR', month) end
           redis.call('HINCRBY', figures, 'octets', size)
-          redis.call('HINCRBY', figures, 'changes', 1)
         end
       end
     end
@@ -291,10 +289,12 @@ RESTATE = Script(
     _PRELUDE
     + _OURS
     + """
--- ARGV: epoch, the changes that were seen before the rows were read, mails and octets by the rows.
-if redis.call('HGET', figures, 'changes') ~= ARGV[2] then return 0 end
-redis.call('SET', month, ARGV[3])
-redis.call('HSET', figures, 'octets', ARGV[4])
+-- ARGV: epoch, how often they were restated when that was seen, mails and octets to add, which may
+-- be less than nothing. Of two who saw the same, one corrects it.
+if redis.call('HGET', figures, 'restated') ~= ARGV[2] then return 0 end
+redis.call('INCRBY', month, ARGV[3])
+redis.call('HINCRBY', figures, 'octets', ARGV[4])
+redis.call('HINCRBY', figures, 'restated', 1)
 last()
 return 1
 """

@@ -19,12 +19,12 @@ from mailtape.stores.rabbit_consuming import Delivery, acknowledgements
 def test_one_word_covers_only_what_is_finished_from_the_oldest_on(
     finished: list[int], words: list[tuple[int, bool]]
 ) -> None:
-    held = {receipt: Delivery(receipt - 10, None, late=False) for receipt in range(11, 16)}
+    held = {receipt: Delivery(receipt - 10, None) for receipt in range(11, 16)}
 
     assert acknowledgements(held, set(finished)) == words
 
 
 def test_what_is_gone_already_is_no_gap() -> None:
-    held = {receipt: Delivery(receipt - 10, None, late=False) for receipt in (11, 13, 14)}
+    held = {receipt: Delivery(receipt - 10, None) for receipt in (11, 13, 14)}
 
     assert acknowledgements(held, {11, 13}) == [(3, True)]
