@@ -411,19 +411,18 @@ async def test_rows_that_were_not_counted_are_at_the_second_look(fleet: Fleet) -
     assert await counters.reconcile(now, stored=None) == 0
 
 
-async def test_of_two_processes_that_see_the_same_one_corrects_it(fleet: Fleet) -> None:
+async def test_of_many_processes_that_see_the_same_one_corrects_it(fleet: Fleet) -> None:
     now, later = fleet.now(), fleet.now() + timedelta(seconds=1)
-    both = [fleet.a_process() for _ in range(2)]
-    await both[0].commit(fleet.acme, _keys(5), 100, now)
-    for counters in both:
-        await counters.reconcile(now, stored=None)
+    processes = [fleet.a_process() for _ in range(10)]
+    await processes[0].commit(fleet.acme, _keys(50), 100, now)
+    await deliver(fleet.installation, fleet.acme)
+    for counters in processes:
         await counters.usage(fleet.acme, now)
         await counters.reconcile(now, stored=None)
-    await deliver(fleet.installation, fleet.acme)
 
-    await asyncio.gather(*(counters.reconcile(later, stored=later) for counters in both))
+    await asyncio.gather(*(counters.reconcile(later, stored=later) for counters in processes))
 
-    assert await _counted(both[0], fleet) == (1, len(a_mail()))
+    assert await _counted(processes[0], fleet) == (1, len(a_mail()))
 
 
 async def test_what_was_seen_of_counters_that_are_gone_is_no_word_on_new_ones(
