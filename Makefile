@@ -22,9 +22,9 @@ quick: lint types imports ## everything that needs no service, under a minute; T
 	$(BIN)/pytest $(or $(T),$(QUICK) -m "not services and not e2e")
 
 test: services lint types imports docs-check ## everything that CI runs
-	$(TESTS)
+	$(TESTS) -m "not breaking"
 
-breaking: services .venv/.dev ## of these, what kills, hangs and misleads servers: after a change to a store or a process
+breaking: services .venv/.dev ## a fleet and its servers killed, hung and misled: as long again
 	$(TESTS) -m breaking
 
 soak: services .venv/.dev ## the whole suite at its long counts

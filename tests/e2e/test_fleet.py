@@ -119,7 +119,7 @@ def by_http(api: Process) -> Door:
         answer = ingested(api, raw, address)
         if answer.status_code == 202:
             return "250"
-        assert answer.status_code == 422, answer.text
+        assert answer.status_code in {422, 429}, answer.text
         return str(answer.json()["errors"][0]["detail"])
 
     return send

@@ -736,7 +736,7 @@ async def test_a_broker_that_stands_still_costs_no_more_than_the_time_of_a_publi
     own_queues: RabbitQueues, instance: Instance
 ) -> None:
     queue = await own_queues.open(publish_seconds=1)
-    await put(queue, b"one")
+    await put_again(queue, b"one")
     instance.pause("rabbitmq")
     started = time.monotonic()
 

@@ -34,8 +34,8 @@ class Counters(Protocol):
     async def rename(self, transaction: str, became: str, now: datetime) -> None:
         """Learn that what is held under `transaction` will be asked about as `became`.
 
-        `became` is a queue id of Postfix: letters and digits. A name with anything else in it is
-        nobody's new name, and is not looked up.
+        `became` is a queue id of Postfix: letters and digits. A name with anything else in it need
+        not be found by every process.
 
         Raises:
             Unavailable: it could not be kept; what was held runs out by itself.

@@ -24,7 +24,7 @@ from mailtape.domain.tier import Limits
 from mailtape.ports.counters import Key
 from mailtape.rows import messages, organisations, usage
 from mailtape.rows.database import Database, Session
-from mailtape.stores.joined_names import JoinedNames, may_be_joined
+from mailtape.stores.joined_names import JoinedNames
 from mailtape.stores.sqlite_queue import Backlog
 
 _RESERVED_SECONDS = 600
@@ -111,8 +111,7 @@ class SqlCounters:
 
     async def rename(self, transaction: str, became: str, now: datetime) -> None:  # noqa: ARG002
         """See `ports.counters`."""
-        if may_be_joined(became):
-            self._joined.join(transaction, became)
+        self._joined.join(transaction, became)
 
     async def reserve(
         self, organisation_id: OrganisationId, limits: Limits, key: Key, octets: int, now: datetime

@@ -76,7 +76,7 @@ def test_a_flood_of_parameters_is_cheap(shape: str) -> None:
     found = parameters(value, DEFAULT)
     parameters(value, unbounded)
 
-    assert time.process_time() - started < 0.5
+    assert time.process_time() - started < 3  # some 0.2; quadratic takes minutes
     assert len(found) <= DEFAULT.parameters
 
 
