@@ -130,8 +130,6 @@ def _check_token(value: SecretStr | None) -> SecretStr | None:
     return value
 
 
-_FEWEST_WORKERS = 2
-"""On two cores as well: parsing yields to the wire, and while the wire is quiet both are free."""
 _ENCODED = "whose password has its special characters percent-encoded, such as / as %2F"
 _LISTEN = Form("HOST:PORT, such as 127.0.0.1:1025 or [::1]:1025")
 Listen = Annotated[HostPort, BeforeValidator(_read_address), _LISTEN]
@@ -557,7 +555,7 @@ class Workers(_Section):
         default=None,
         ge=1,
         le=256,
-        description="Processes that parse mail; unset: one fewer than the cores, at least two.",
+        description="Processes that parse mail; unset: one fewer than there are cores.",
     )
     worker_deadline_seconds: Seconds = Field(
         default=DEADLINE_SECONDS,
@@ -653,7 +651,7 @@ class Settings(
     @property
     def worker_processes(self) -> int:
         """How many processes parse mail."""
-        return self.workers or max(_FEWEST_WORKERS, (os.cpu_count() or 1) - 1)
+        return self.workers or max(1, (os.cpu_count() or 1) - 1)
 
 
 def read_settings(env_file: Path = Path(".env"), **flags: Any) -> Settings:

@@ -2,7 +2,7 @@
 
 There is one lane more than there are parsing processes, so that one batch is stored while the
 next is understood. A batch leaves when it is full or when nothing more waits, never on a timer.
-Where a burst of mail is taken in by the same process, the lanes stand back a little while it lasts:
+Where mail is taken in by the same process, all lanes but one stand back a little while it arrives:
 the queue is there to wait in, a sender is not.
 
 What fails decides who pays. A store that is down harms no mail: the batch is released and tried
@@ -35,8 +35,8 @@ log = structlog.get_logger(__name__)
 
 _LOOK_SECONDS = 0.01
 _MOST_LOOKS = 25
-"""A lane stands back for a quarter of a second at the most before each batch: mail that never stops
-arriving must not keep all of it from being seen."""
+"""A lane stands back for a quarter of a second at the most: mail that never stops arriving, or one
+that takes long to understand, must not leave the other parsing processes idle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,10 @@ class Consumer:
         await asyncio.gather(*(parser.start() for parser in self._parsers))
         for parser in self._parsers:
             self._idle.put_nowait(parser)
-        self._lanes = [asyncio.create_task(self._lane()) for _ in range(self._settings.workers + 1)]
+        self._lanes = [
+            asyncio.create_task(self._lane(stands_back=number > 0))
+            for number in range(self._settings.workers + 1)
+        ]
 
     async def stop(self) -> None:
         """Finish the batches in hand and end the children; what waits stays in the queue.
@@ -104,9 +107,10 @@ class Consumer:
         await asyncio.gather(*(parser.close() for parser in self._parsers))
         await asyncio.gather(*self._lanes, return_exceptions=True)
 
-    async def _lane(self) -> None:
+    async def _lane(self, *, stands_back: bool) -> None:
         while not self._stopping.is_set():
-            await self._stand_back()
+            if stands_back:
+                await self._stand_back()
             batch: list[Leased] = []
             try:
                 batch = await self._lease()
@@ -125,7 +129,7 @@ class Consumer:
     async def _stand_back(self) -> None:
         """Let arriving mail go first, for a while."""
         for _ in range(_MOST_LOOKS):
-            if not self._arriving():
+            if not self._arriving() or self._stopping.is_set():
                 return
             await asyncio.sleep(_LOOK_SECONDS)
 
