@@ -32,7 +32,7 @@ class JoinedNames:
     def join(self, transaction: str, became: str) -> None:
         """Remember that what is called `became` is held under `transaction`."""
         before = self._first.get(became)
-        if before != transaction and before is not None and self._last.get(before) == became:
+        if before is not None and self._last.get(before) == became:
             del self._last[before]  # Postfix gives short queue ids to one mail after the other
         self._first[became] = transaction
         self._last[transaction] = became

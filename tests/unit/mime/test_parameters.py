@@ -69,14 +69,14 @@ def test_encoded_words_are_read_where_none_should_be(value: str) -> None:
      ";  %d%d", ';a="%d\\";%d\\";', '\\";%d=%d', '; ="%d\\"%d'],
 )  # fmt: skip
 def test_a_flood_of_parameters_is_cheap(shape: str) -> None:
-    value = "text/plain" + "".join(shape % (number, number) for number in range(20_000))
+    value = "text/plain" + "".join(shape % (number, number) for number in range(10_000))
     unbounded = Limits(parameters=1_000_000, mime_value_bytes=len(value))
 
     started = time.process_time()
     found = parameters(value, DEFAULT)
     parameters(value, unbounded)
 
-    assert time.process_time() - started < 3  # some 0.2; quadratic takes minutes
+    assert time.process_time() - started < 0.5
     assert len(found) <= DEFAULT.parameters
 
 
