@@ -14,7 +14,7 @@ from functools import lru_cache
 from itertools import groupby
 from typing import Any, cast
 
-from sqlalchemy import Table, bindparam, exists, insert, select
+from sqlalchemy import Table, bindparam, exists, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -23,12 +23,12 @@ from mailtape.domain.ids import MessageId, OrganisationId
 from mailtape.domain.message import Summary
 from mailtape.rows import holds, organisations, search, usage
 from mailtape.rows.base import from_us
+from mailtape.rows.bulk import insert_rows
 from mailtape.rows.events import MESSAGE_STORED, Event
 from mailtape.rows.messages import HELO_CHARS, Message, MessageKey
 
-# Core statements, made once: on the mapped classes' columns, without the ORM's cost for each row.
-_INSERT_MESSAGE = insert(cast("Table", Message.__table__))
-_INSERT_EVENT = insert(cast("Table", Event.__table__))
+_MESSAGES = cast("Table", Message.__table__)
+_EVENTS = cast("Table", Event.__table__)
 _ANY = select(
     exists().where(MessageKey.organisation_id == bindparam("of")),
     exists().where(holds.Hold.organisation_id == bindparam("of")),
@@ -150,8 +150,8 @@ def _insert(
     )
     numbered = list(enumerate(new, start=last + 1))
     connection = session.connection()
-    connection.execute(_INSERT_MESSAGE, [_message(number, item) for number, item in numbered])
-    connection.execute(_INSERT_EVENT, [_event(number, item, now) for number, item in numbered])
+    insert_rows(connection, _MESSAGES, [_message(number, item) for number, item in numbered])
+    insert_rows(connection, _EVENTS, [_event(number, item, now) for number, item in numbered])
     search.add(session, organisation_id, ((item.id, _words(item)) for item in new))
     for period, emails in Counter(_period(item) for item in new).items():
         usage.add(session, organisation_id, period, emails=emails)

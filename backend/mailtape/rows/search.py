@@ -9,6 +9,7 @@ our own, `rows.word_index`; docs/decisions/0009-search-on-mysql.md says why.
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from sqlalchemy import (
@@ -39,10 +40,10 @@ _ENTRIES = table(
     column("organisation", String),
     column("words", String),
 )
-_ADD = text(
-    "INSERT INTO message_search (rowid, organisation, words)"
-    " SELECT number, :organisation, :words FROM messages"
-    " WHERE organisation_id = :organisation_id AND id = :id"
+_ADD = (
+    "WITH entry (id, words) AS (VALUES {entries})"
+    " INSERT INTO message_search (rowid, organisation, words)"
+    " SELECT number, ?, words FROM entry CROSS JOIN messages USING (id) WHERE organisation_id = ?"
 )
 _REMOVE = text("DELETE FROM message_search WHERE rowid = :number")
 _CHECK = text("INSERT INTO message_search (message_search) VALUES ('integrity-check')")
@@ -83,17 +84,10 @@ def add(
     if not _is_sqlite(session):
         word_index.add(session, organisation_id, dict(entries))
         return
-    session.connection().execute(
-        _ADD,
-        [
-            {
-                "organisation": organisation_id.hex(),
-                "organisation_id": organisation_id,
-                "id": message_id,
-                "words": words,
-            }
-            for message_id, words in entries
-        ],
+    rows = list(entries)
+    session.connection().exec_driver_sql(
+        _ADD.format(entries=", ".join(["(?, ?)"] * len(rows))),
+        (*chain.from_iterable(rows), organisation_id.hex(), organisation_id),
     )
 
 

@@ -11,6 +11,7 @@ released, retried or its lease ran out, waits in a heap by the time it is due.
 
 import asyncio
 import heapq
+import json
 import shutil
 import sqlite3
 import time
@@ -27,6 +28,7 @@ from mailtape.domain.errors import StoreFull
 from mailtape.domain.ids import IngestId, MessageId, OrganisationId
 from mailtape.ports.counters import Key
 from mailtape.ports.queue import Leased, Parked, QueueDepth
+from mailtape.rows.bulk import insert_tuples
 from mailtape.rows.sqlite_database import BLOB_PAGE_OCTETS, driver_errors, prepare, shrink
 from mailtape.rows.writing_thread import WritingThread
 from mailtape.stores.queue_encoding import decode, decode_to_show, encode
@@ -193,9 +195,10 @@ class SqliteQueue:
         try:
             with driver_errors(), self._writer:
                 self._writer.execute("BEGIN IMMEDIATE")
-                self._writer.executemany(
-                    "INSERT INTO mail (number, ingest_id, envelope, raw) VALUES (?, ?, ?, ?)",
-                    (put.row for put in group),
+                insert_tuples(
+                    self._writer,
+                    "INSERT INTO mail (number, ingest_id, envelope, raw)",
+                    [put.row for put in group],
                 )
         except Exception as error:  # noqa: BLE001 - carried to every sender of the group
             return group, error
@@ -305,8 +308,9 @@ class SqliteQueue:
         def delete(connection: sqlite3.Connection) -> list[int]:
             size = "SELECT length(raw) FROM mail WHERE number = ?"
             sizes = [row[0] for n in late for row in connection.execute(size, (n,))]
-            connection.executemany(
-                "DELETE FROM mail WHERE number = ?", [(number,) for number in receipts]
+            connection.execute(
+                "DELETE FROM mail WHERE number IN (SELECT value FROM json_each(?))",
+                (json.dumps(receipts),),
             )
             return sizes
 
