@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, Self
 
+from bench import waiting
 from bench.programs import TOKEN
 
 
@@ -56,12 +57,8 @@ class Api:
         return int(self.get("/messages/count")["count"])
 
     def wait_for(self, count: int, within: float = 600.0) -> None:
-        """Returns when the API shows that many messages; asks 50 times a second."""
-        deadline = time.monotonic() + within
-        while (shown := self.count()) < count:
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"{shown} of {count} messages became visible in {within:g} s")
-            time.sleep(0.02)
+        """Returns when the API shows that many messages."""
+        waiting.wait_for(self.count, count, within)
 
     def events(self) -> Iterator[tuple[float, bytes]]:
         """When each event from now on arrived, and its `data:`; takes the connection over."""

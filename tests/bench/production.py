@@ -4,8 +4,7 @@ The servers are the bench's own and new, so that what they have to do is the ben
 under `/var/tmp`, and end with the block, as the processes do.
 """
 
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,6 @@ from bench.customers import ROOMY, Customer, signed_up
 from processes import cpu_seconds
 
 _SERVERS = ("mysql", "redis", "rabbitmq", "mongodb")
-_LOOK_SECONDS = 0.05
-"""Between two looks: often enough for a leg of seconds, and no load."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +73,6 @@ def fleet(folder: Path) -> Iterator[Fleet]:
             yield Fleet(processes, servers, signed_up(Api(door, processes.token)))
         finally:
             processes.close()
-
-
-def wait_for(arrived: Callable[[], int], count: int, within: float = 600.0) -> float:
-    """Returns when so many have arrived, and tells when that was seen."""
-    deadline = time.monotonic() + within
-    while (there := arrived()) < count:
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"{there} of {count} mails arrived in {within:g} s")
-        time.sleep(_LOOK_SECONDS)
-    return time.monotonic()
 
 
 def _raise_the_tier(given: Mapping[str, str]) -> None:

@@ -14,9 +14,10 @@ from statistics import median
 from bench.counts import Counts
 from bench.figures import Figure, at_least, at_most
 from bench.mails import SMALL
-from bench.production import Fleet, fleet, wait_for
+from bench.production import Fleet, fleet
 from bench.programs import sinking, sunk
 from bench.throughput import finish, start_source
+from bench.waiting import wait_for
 from postfix import Postfix, receiving
 
 SESSIONS = 20

@@ -11,8 +11,9 @@ from bench.api import Api
 from bench.counts import Counts
 from bench.figures import Figure, at_least
 from bench.mails import LARGE, SMALL
-from bench.production import Fleet, fleet, wait_for
+from bench.production import Fleet, fleet
 from bench.programs import Server, serving, sinking
+from bench.waiting import wait_for
 
 SESSIONS = 10
 WARM_UP = 500
