@@ -163,14 +163,16 @@ def find(
     """List what matches, newest first, going on after a position of the same question."""
     if _finds_nothing(query):
         return []
+    chosen: sa.Executable = _NEWEST
     bounds: dict[str, Any] = {}
     if query.is_empty and not isinstance(after, int):
-        statement = _NEWEST if after is None else _NEWEST_BEFORE
-        bounds = {"organisation_id": organisation_id, "before": after, "most": limit}
+        bounds = {"organisation_id": organisation_id, "most": limit}
+        if after is not None:
+            chosen, bounds["before"] = _NEWEST_BEFORE, after
     else:
         statement, order = _matching(session, organisation_id, query, LISTED, after)
-        statement = statement.order_by(order.desc()).limit(limit)
-    return [listed(row) for row in session.connection().execute(statement, bounds).all()]
+        chosen = statement.order_by(order.desc()).limit(limit)
+    return [listed(row) for row in session.connection().execute(chosen, bounds).all()]
 
 
 def count(session: Session, organisation_id: OrganisationId, query: MessageQuery) -> int:
