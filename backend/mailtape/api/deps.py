@@ -114,9 +114,9 @@ def read_id(text: str) -> bytes:
     return identifier
 
 
-async def now_of(parts: Annotated[Parts, Depends(parts_of)]) -> datetime:
-    """Read the clock, once a request."""
-    return parts.clock()
+async def now_of(request: Request) -> datetime:
+    """Read the clock, once for all that a route does."""
+    return (await parts_of(request)).clock()
 
 
 GivenParts = Annotated[Parts, Depends(parts_of)]

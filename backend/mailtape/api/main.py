@@ -70,7 +70,8 @@ def create_app(parts: Parts) -> FastAPI:
     app.openapi = lambda: documentation.describe(app)  # type: ignore[method-assign]
     errors.install(app)
     for routes in _ROUTES:
-        app.include_router(routes.router)
+        # Not `include_router`, which would try every route twice, by way of its router's copy.
+        app.router.routes.extend(routes.router.routes)
     docs_page.install(app)
     settings = parts.settings
     # The last one added is the outermost.

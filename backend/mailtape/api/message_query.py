@@ -4,9 +4,9 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
-from fastapi import Depends, Query
+from fastapi import Depends, Query, Request
 
-from mailtape.api.deps import GivenParts
+from mailtape.api.deps import parts_of
 from mailtape.domain.errors import Invalid
 from mailtape.domain.query import MessageQuery, check_words
 
@@ -17,7 +17,7 @@ _LAST_US = 253_402_300_799_000_000
 
 
 async def message_query(
-    parts: GivenParts,
+    request: Request,
     address: Annotated[
         str | None,
         Query(
@@ -49,7 +49,7 @@ async def message_query(
         Invalid: `q` asks for too much, or a bound is neither a sequence nor a time.
     """
     if q:
-        check_words(q, parts.settings.words)
+        check_words(q, (await parts_of(request)).settings.words)
     since_sequence, since_us = _bound("since", since)
     before_sequence, before_us = _bound("before", before)
     return MessageQuery(

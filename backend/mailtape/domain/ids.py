@@ -42,7 +42,8 @@ def message_id(accepted_ms: int, ingest_id: IngestId, recipient: str) -> Message
 
 def to_text(identifier: bytes) -> str:
     """Write an id as the outside sees it."""
-    return str(uuid.UUID(bytes=identifier))
+    digits = identifier.hex()
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def from_text(text: str) -> bytes | None:

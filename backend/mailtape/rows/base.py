@@ -1,9 +1,11 @@
 """What all mapped classes share: column types that mean the same on SQLite and on MySQL."""
 
-from datetime import UTC, datetime
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, ClassVar
 
-from sqlalchemy import BigInteger, Dialect, Integer, String, TypeDecorator, Update
+import msgspec
+from sqlalchemy import JSON, BigInteger, Dialect, Integer, String, TypeDecorator, Update
 from sqlalchemy.dialects import mysql
 from sqlalchemy.orm import DeclarativeBase, Session, mapped_column
 from sqlalchemy.types import LargeBinary, TypeEngine
@@ -51,6 +53,22 @@ class Key(_Octets):
     mysql_type = mysql.VARBINARY(32)
 
 
+class Json(TypeDecorator[Any]):
+    """JSON that lists of messages hold: read by msgspec, in a tenth of the standard time."""
+
+    impl = JSON
+    cache_ok = True
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any]:
+        """Read what the driver gives: text."""
+        del dialect, coltype
+        return _from_json
+
+
+def _from_json(value: str | None) -> Any:
+    return None if value is None else msgspec.json.decode(value)
+
+
 class Instant(TypeDecorator[datetime]):
     """A time in UTC, kept as microseconds since 1970.
 
@@ -72,6 +90,9 @@ class Instant(TypeDecorator[datetime]):
         return None if value is None else from_us(value)
 
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
 def to_us(value: datetime) -> int:
     """Count the microseconds from 1970 to a time that knows its zone."""
     seconds = int(value.replace(microsecond=0).timestamp())
@@ -80,8 +101,7 @@ def to_us(value: datetime) -> int:
 
 def from_us(value: int) -> datetime:
     """Make a time in UTC from microseconds since 1970."""
-    seconds, microsecond = divmod(value, 1_000_000)
-    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=microsecond)
+    return _EPOCH + timedelta(microseconds=value)
 
 
 Number = BigInteger().with_variant(Integer, "sqlite")

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import JSON, ColumnElement, Index, Select, String, Text, func, select
+from sqlalchemy import ColumnElement, Index, Select, String, Text, bindparam, func, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from mailtape.domain.address import mailbox_of, normalise
@@ -18,7 +18,7 @@ from mailtape.domain.ids import IngestId, MessageId, OrganisationId
 from mailtape.domain.message import Listed, Mailbox, Reception
 from mailtape.domain.query import MessageQuery, terms
 from mailtape.rows import search
-from mailtape.rows.base import Id, Key, MailAddress, NumberKey, Row, from_us
+from mailtape.rows.base import Id, Json, Key, MailAddress, NumberKey, Row, from_us
 from mailtape.rows.organisations import Organisation
 
 HELO_CHARS = 255
@@ -61,7 +61,7 @@ class Message(Row):
     """The relay's name for the mail; empty for direct mail."""
     from_name: Mapped[str] = mapped_column(Text)
     from_address: Mapped[str] = mapped_column(Text)
-    to: Mapped[list[list[str]]] = mapped_column("to_mailboxes", JSON)
+    to: Mapped[list[list[str]]] = mapped_column("to_mailboxes", Json)
     """Name and address of each mailbox in the To header."""
     subject: Mapped[str] = mapped_column(Text)
     snippet: Mapped[str] = mapped_column(Text)
@@ -71,7 +71,7 @@ class Message(Row):
     received_at: Mapped[datetime]
     unparsed: Mapped[bool] = mapped_column(default=False)
     read: Mapped[bool] = mapped_column("is_read", default=False)
-    tags: Mapped[list[str]] = mapped_column(JSON, default=list[Any])
+    tags: Mapped[list[str]] = mapped_column(Json, default=list[Any])
 
 
 class MessageKey(Row):
@@ -109,6 +109,32 @@ LISTED = (
 )
 """The columns that `listed` reads, in its order."""
 
+# What is asked most is made once: to make such a statement takes longer than to run it.
+_NEWEST = (
+    select(*LISTED)
+    .where(Message.organisation_id == bindparam("organisation_id"))
+    .order_by(Message.id.desc())
+    .limit(bindparam("most"))
+)
+_NEWEST_BEFORE = _NEWEST.where(Message.id < bindparam("before"))
+_ONE = select(
+    *LISTED,
+    Message.protocol,
+    Message.mail_from,
+    Message.client_address,
+    Message.helo,
+    Message.tls,
+).where(Message.organisation_id == bindparam("organisation_id"), Message.id == bindparam("id"))
+_RECIPIENTS = (
+    select(Message.recipient)
+    .where(
+        Message.organisation_id == bindparam("organisation_id"),
+        Message.id.between(bindparam("low"), bindparam("high")),
+        Message.ingest_id == bindparam("ingest_id"),
+    )
+    .order_by(Message.sequence)
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Deleted:
@@ -137,9 +163,16 @@ def find(
     """List what matches, newest first, going on after a position of the same question."""
     if _finds_nothing(query):
         return []
-    statement, order = _matching(session, organisation_id, query, LISTED, after)
-    statement = statement.order_by(order.desc()).limit(limit)
-    return [listed(columns) for columns in session.execute(statement)]
+    chosen: sa.Executable = _NEWEST
+    bounds: dict[str, Any] = {}
+    if query.is_empty and not isinstance(after, int):
+        bounds = {"organisation_id": organisation_id, "most": limit}
+        if after is not None:
+            chosen, bounds["before"] = _NEWEST_BEFORE, after
+    else:
+        statement, order = _matching(session, organisation_id, query, LISTED, after)
+        chosen = statement.order_by(order.desc()).limit(limit)
+    return [listed(row) for row in session.connection().execute(chosen, bounds).all()]
 
 
 def count(session: Session, organisation_id: OrganisationId, query: MessageQuery) -> int:
@@ -172,28 +205,21 @@ def get(
     session: Session, organisation_id: OrganisationId, message_id: MessageId
 ) -> tuple[Listed, Reception] | None:
     """Read one message and how it came in."""
-    columns = (
-        *LISTED,
-        Message.protocol,
-        Message.mail_from,
-        Message.client_address,
-        Message.helo,
-        Message.tls,
-    )
-    found = session.execute(
-        select(*columns).where(Message.organisation_id == organisation_id, Message.id == message_id)
-    ).first()
+    connection = session.connection()
+    found = connection.execute(
+        _ONE, {"organisation_id": organisation_id, "id": message_id}
+    ).one_or_none()
     if found is None:
         return None
     low, high = _same_millisecond(message_id)
-    recipients = session.scalars(
-        select(Message.recipient)
-        .where(
-            Message.organisation_id == organisation_id,
-            Message.id.between(low, high),
-            Message.ingest_id == found.ingest_id,
-        )
-        .order_by(Message.sequence)
+    recipients = connection.scalars(
+        _RECIPIENTS,
+        {
+            "organisation_id": organisation_id,
+            "low": low,
+            "high": high,
+            "ingest_id": found.ingest_id,
+        },
     )
     return listed(found[: len(LISTED)]), Reception(
         protocol=found.protocol,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import ForeignKey, String, select, update
+from sqlalchemy import ForeignKey, String, bindparam, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from mailtape.domain.ids import OrganisationId, SessionId, UserId
@@ -56,19 +56,22 @@ class SignIn(NamedTuple):
     """None when the user has left the organisation."""
 
 
+_SIGN_IN = (  # made once: it is asked at every request
+    select(SessionRow, User, Organisation, Membership)
+    .join(User, User.id == SessionRow.user_id)
+    .join(Organisation, Organisation.id == SessionRow.organisation_id)
+    .outerjoin(
+        Membership,
+        (Membership.user_id == SessionRow.user_id)
+        & (Membership.organisation_id == SessionRow.organisation_id),
+    )
+    .where(SessionRow.id == bindparam("session_id"))
+)
+
+
 def find_sign_in(session: Session, session_id: SessionId) -> SignIn | None:
     """Read a session of anybody, with its user, organisation and role."""
-    found = session.execute(
-        select(SessionRow, User, Organisation, Membership)
-        .join(User, User.id == SessionRow.user_id)
-        .join(Organisation, Organisation.id == SessionRow.organisation_id)
-        .outerjoin(
-            Membership,
-            (Membership.user_id == SessionRow.user_id)
-            & (Membership.organisation_id == SessionRow.organisation_id),
-        )
-        .where(SessionRow.id == session_id)
-    ).one_or_none()
+    found = session.execute(_SIGN_IN, {"session_id": session_id}).one_or_none()
     return None if found is None else SignIn(*found)
 
 

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import NamedTuple
 
-from sqlalchemy import JSON, ForeignKey, select, update
+from sqlalchemy import JSON, ForeignKey, bindparam, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from mailtape.domain.ids import OrganisationId, TokenId
@@ -28,14 +29,43 @@ class ApiToken(Row):
     revoked_at: Mapped[datetime | None]
 
 
-def find_with_organisation(session: Session, token_hash: bytes) -> tuple[ApiToken, str] | None:
-    """Read a token of any organisation by its hash, and the status of its organisation."""
-    found = session.execute(
-        select(ApiToken, Organisation.status)
-        .join(Organisation, Organisation.id == ApiToken.organisation_id)
-        .where(ApiToken.token_hash == token_hash)
-    ).one_or_none()
-    return None if found is None else (found[0], found[1])
+class Standing(NamedTuple):
+    """What a token is good for now."""
+
+    id: bytes
+    organisation_id: bytes
+    scopes: list[str]
+    expires_at: datetime | None
+    last_used_at: datetime | None
+    revoked_at: datetime | None
+    organisation_status: str
+
+
+# Asked at every request: made once, and without an object that could be changed.
+_STANDING = (
+    select(
+        ApiToken.id,
+        ApiToken.organisation_id,
+        ApiToken.scopes,
+        ApiToken.expires_at,
+        ApiToken.last_used_at,
+        ApiToken.revoked_at,
+        Organisation.status,
+    )
+    .join(Organisation, Organisation.id == ApiToken.organisation_id)
+    .where(ApiToken.token_hash == bindparam("token_hash"))
+)
+
+
+def find_standing(session: Session, token_hash: bytes) -> Standing | None:
+    """Read how a token of any organisation stands, by its hash."""
+    found = session.connection().execute(_STANDING, {"token_hash": token_hash}).one_or_none()
+    return None if found is None else Standing(*found)
+
+
+def find(session: Session, token_hash: bytes) -> ApiToken | None:
+    """Read a token of any organisation by its hash, to change it."""
+    return session.scalar(select(ApiToken).where(ApiToken.token_hash == token_hash))
 
 
 def live(

@@ -128,11 +128,10 @@ def _ensure_admin(session: Session, email: str, password_hash: str | None, now: 
 
 def _ensure_token(session: Session, token_hash: bytes, *, given: bool, now: datetime) -> None:
     local = _ensure_local(session, now)
-    found = tokens.find_with_organisation(session, token_hash)
-    if found is None:
+    row = tokens.find(session, token_hash)
+    if row is None:
         _add_token(session, _TOKEN_NAME, token_hash, list(Scope), now)
         return
-    row, _ = found
     if row.organisation_id != local.id:
         raise Conflict("This token is another organisation's.")
     if given:

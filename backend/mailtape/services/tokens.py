@@ -64,20 +64,19 @@ async def authenticate(database: Database, salt: str, text: str, now: datetime) 
     """
     if not text or len(text) > MOST_CHARACTERS:
         raise _unknown()
-    found = await database.read(tokens.find_with_organisation, hash_token(salt, text))
-    if found is None:
+    token = await database.read(tokens.find_standing, hash_token(salt, text))
+    if token is None or token.revoked_at is not None:
         raise _unknown()
-    row, organisation_status = found
-    if row.revoked_at is not None or (row.expires_at is not None and now >= row.expires_at):
+    if token.expires_at is not None and now >= token.expires_at:
         raise _unknown()
-    check_organisation(organisation_status)
-    if row.last_used_at is None or now - row.last_used_at >= _USE_IS_NOTED_EVERY:
+    check_organisation(token.organisation_status)
+    if token.last_used_at is None or now - token.last_used_at >= _USE_IS_NOTED_EVERY:
         with suppress(Unavailable):  # a full disk must not shut out those who only read
-            await database.write(tokens.note_use, TokenId(row.id), now)
+            await database.write(tokens.note_use, TokenId(token.id), now)
     return Principal(
-        organisation_id=OrganisationId(row.organisation_id),
-        scopes=account.known_scopes(row.scopes),
-        token_id=TokenId(row.id),
+        organisation_id=OrganisationId(token.organisation_id),
+        scopes=account.known_scopes(token.scopes),
+        token_id=TokenId(token.id),
     )
 
 

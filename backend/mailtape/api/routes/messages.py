@@ -17,6 +17,7 @@ from mailtape.api.schemas.messages import (
     MessageCount,
     MessageDetail,
     MessageItem,
+    page_json,
 )
 from mailtape.domain.account import Principal
 from mailtape.domain.errors import Invalid, NotFound, NotSupported, TooMany, Unavailable
@@ -32,10 +33,10 @@ _READING = responses(NotFound, Unavailable)
 _DEFAULT_WAIT = 30
 
 
-@router.get("", responses=responses(Unavailable))
+@router.get("", response_model=Page[MessageItem], responses=responses(Unavailable))
 async def list_messages(
     parts: GivenParts, principal: MessagesRead, query: MessageFilters, page: PageParams
-) -> Page[MessageItem]:
+) -> Response:
     """List messages, newest first.
 
     In order of acceptance; with `q` or with a sequence in `since` or `before`, in order of storing.
@@ -43,10 +44,8 @@ async def list_messages(
     found = await messages.find(
         parts.database, principal.organisation_id, query, limit=page.limit, after=page.after
     )
-    return Page(
-        items=[MessageItem.of(message) for message in found.items],
-        next_cursor=None if found.next is None else encode_cursor(found.next),
-    )
+    next_cursor = None if found.next is None else encode_cursor(found.next)
+    return Response(page_json(found.items, next_cursor), media_type="application/json")
 
 
 @router.get("/count", responses=responses(Unavailable))
