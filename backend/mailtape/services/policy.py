@@ -87,15 +87,15 @@ async def _at_stage(quota: Quota, request: PolicyRequest, domain: str) -> Decisi
 async def _judge(quota: Quota, request: PolicyRequest, recipient: str) -> Decision:
     """Decide on one recipient; what is refused, or has no name, is held no longer."""
     transaction = request.instance or secrets.token_hex(8)
-    whole = request.protocol_state == _END_OF_MESSAGE
-    announced = 0 if whole else request.size
-    judged = await quota.recipient(recipient, transaction=transaction, octets=announced)
-    decision = judged.decision
-    if decision.accepted and whole:
-        (decision,) = await quota.received(transaction, [judged], request.size)
-    if not (decision.accepted and request.instance):
+    judged = await quota.recipient(
+        recipient,
+        transaction=transaction,
+        octets=request.size,
+        received=request.protocol_state == _END_OF_MESSAGE,
+    )
+    if not (judged.decision.accepted and request.instance):
         await quota.release(transaction, [judged])
-    return decision
+    return judged.decision
 
 
 def _mailbox(recipient: str, domain: str) -> str | None:

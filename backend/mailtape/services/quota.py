@@ -68,15 +68,18 @@ class Quota:
         self._refusals = refusals
         self._clock = clock
 
-    async def recipient(self, address: str, *, transaction: str, octets: int) -> Judged:
+    async def recipient(
+        self, address: str, *, transaction: str, octets: int, received: bool = False
+    ) -> Judged:
         """Judge a recipient, and hold room for its mail when it is taken.
 
-        `octets` is the announced size, 0 when there is none. The same question again gets the same
-        answer and holds nothing more.
+        `octets` is the announced size, 0 when there is none, or the true one of a mail that is
+        `received`. The same question again gets the same answer and holds nothing more.
         """
+        ask = self._fits if received else self._reserve
         try:
             destination = await self._recipients.resolve(address)
-            decision = await self._reserve(destination, transaction, octets)
+            decision = await ask(destination, transaction, octets)
             self._note(destination.delivery, decision)
             return Judged(address, decision, destination)
         except NotFound:
@@ -99,13 +102,7 @@ class Quota:
         A relay has added its trace (RFC 5321, section 4.4) after it asked about the size: what was
         promised then must not be refused for that now. What is held is the true size all the same.
         """
-        decisions = []
-        for each in judged:
-            decision = await self._fits(transaction, each, octets, relayed=relayed)
-            if each.destination is not None:
-                self._note(each.destination.delivery, decision)
-            decisions.append(decision)
-        return decisions
+        return [await self._received(each, transaction, octets, relayed=relayed) for each in judged]
 
     async def commit(self, transaction: str, judged: Sequence[Judged], octets: int) -> None:
         """Count a mail for these recipients: it is safe, and its sender hears so in any case."""
@@ -145,25 +142,32 @@ class Quota:
         )
 
     async def _fits(
-        self, transaction: str, judged: Judged, octets: int, *, relayed: bool
+        self, destination: Destination, transaction: str, octets: int, *, relayed: bool = False
+    ) -> Decision:
+        if destination.limits == NO_LIMITS:
+            return UNLIMITED
+        delivery = destination.delivery
+        return await self._counters.fits(
+            delivery.organisation_id,
+            _with_trace(destination.limits) if relayed else destination.limits,
+            (transaction, delivery.recipient),
+            octets,
+            self._clock(),
+        )
+
+    async def _received(
+        self, judged: Judged, transaction: str, octets: int, *, relayed: bool
     ) -> Decision:
         destination = judged.destination
         if destination is None:
             return judged.decision
-        if destination.limits == NO_LIMITS:
-            return UNLIMITED
-        delivery = destination.delivery
         try:
-            return await self._counters.fits(
-                delivery.organisation_id,
-                _with_trace(destination.limits) if relayed else destination.limits,
-                (transaction, delivery.recipient),
-                octets,
-                self._clock(),
-            )
+            decision = await self._fits(destination, transaction, octets, relayed=relayed)
         except Unavailable as error:
             log.warning("quota.cannot_decide", why=str(error))
-            return _CANNOT_DECIDE
+            decision = _CANNOT_DECIDE
+        self._note(destination.delivery, decision)
+        return decision
 
     def _note(self, delivery: Delivery, decision: Decision) -> None:
         if decision.reason is not None:

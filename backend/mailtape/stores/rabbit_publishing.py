@@ -14,15 +14,10 @@ from aio_pika.abc import AbstractChannel, AbstractConnection, HeadersType
 from aiormq import Channel, spec
 
 from mailtape.domain.errors import StoreFull, Unavailable
+from mailtape.stores.rabbit_confirming import ConfirmingChannel
 from mailtape.stores.rabbit_connection import ANSWER_SECONDS, UNROUTED, RabbitLink, broker_errors
 from mailtape.stores.rabbit_mail import PROBE, RabbitMail
 from mailtape.stores.rabbit_topology import RabbitTopology
-
-_MOST_UNDRAINED = 2**20
-"""Octets that are handed to the connection before somebody waits until it has sent them. Waiting
-each time would send every mail alone; never waiting would pile them up before a broker that has
-died, whose mails are given up by their senders and not by the connection.
-"""
 
 
 class RabbitPublishing:
@@ -36,7 +31,7 @@ class RabbitPublishing:
         self._process = secrets.token_hex(8)
         self._numbers = itertools.count()
         self._refused = False
-        self._undrained = 0
+        self._confirming: ConfirmingChannel | None = None
 
     async def start(self) -> None:
         """Connect; see `RabbitLink.start`."""
@@ -48,8 +43,9 @@ class RabbitPublishing:
 
     async def _open(self, connection: AbstractConnection) -> AbstractChannel:
         await self._topology.declare(connection)
-        self._undrained = 0
-        return await connection.channel(publisher_confirms=True, on_return_raises=True)
+        channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
+        self._confirming = ConfirmingChannel(cast("Channel", await channel.get_underlay_channel()))
+        return channel
 
     def check_connected(self) -> None:
         """Pass while there is a connection.
@@ -132,23 +128,13 @@ class RabbitPublishing:
         *,
         exchange: str = "",
     ) -> None:
+        self.check_connected()
+        assert self._confirming is not None  # noqa: S101 - it is opened with the connection
         with broker_errors():
             async with asyncio.timeout(seconds):
-                channel = cast("Channel", await self._link.channel.get_underlay_channel())
                 await self._link.unblocked()
-                drains = self._undrained > _MOST_UNDRAINED
-                self._undrained += len(body)
-                confirmed = await channel.basic_publish(
-                    body,
-                    exchange=exchange,
-                    routing_key=routing_key,
-                    properties=properties,
-                    mandatory=True,
-                    wait=drains,
-                )
-        if drains:
-            self._undrained = 0
-        if not isinstance(confirmed, spec.Basic.Ack):
+                confirmed = await self._confirming.publish(body, properties, exchange, routing_key)
+        if not confirmed:
             raise Unavailable("The queue did not confirm the mail.")
 
     def _properties(

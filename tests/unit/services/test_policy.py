@@ -154,6 +154,17 @@ async def test_an_end_that_nothing_was_held_for_is_decided_in_whole(desk: Desk) 
     assert answers == [ACCEPTED, ACCEPTED, USED_UP]
 
 
+async def test_a_mail_that_is_too_large_at_the_end_is_not_put_off_for_want_of_room(
+    desk: Desk,
+) -> None:
+    end = PolicyRequest("END-OF-MESSAGE", QA, size=10)
+    for n in range(2):
+        await desk.asked(end._replace(instance=f"mail-{n}"))
+
+    assert await desk.asked(end._replace(instance="mail-2")) == USED_UP
+    assert await desk.asked(end._replace(instance="mail-2", size=101)) == TOO_LARGE
+
+
 @pytest.mark.parametrize("stage", ["DATA", "BDAT", "END-OF-MESSAGE", "RCPT"])
 async def test_a_stage_that_names_no_recipient_is_answered(desk: Desk, stage: str) -> None:
     several = PolicyRequest(stage, "", size=10**9, instance="mail-1", recipient_count=2)
