@@ -16,15 +16,34 @@ from installation import Installation, Installed, open_installation, settings
 from mailtape.rows import schema
 
 _TOLD = "told"
+_LONG = {"fleet", "instance"}
+"""Fixtures that start a fleet, or servers of a test's own: a file with one takes minutes."""
+_MOST_PROCESSES = 4
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print what tests told, whichever process they ran in."""
-    for reports in (terminalreporter.getreports("passed"), terminalreporter.getreports("failed")):
-        for report in reports:
-            for name, text in report.user_properties:
-                if name == _TOLD:
-                    terminalreporter.write_line(f"{report.nodeid.rpartition('::')[2]}: {text}")
+def pytest_xdist_auto_num_workers() -> int:
+    """Take one process more than there are cores: while one waits for a server, another works."""
+    return min((os.cpu_count() or 1) + 1, _MOST_PROCESSES)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, so that no process is left alone with one at the end.
+
+    Within a kind they stay as they are shuffled. It takes `--dist loadfile --no-loadscope-reorder`,
+    which also keeps a file's fleet or server to one process.
+    """
+    ranks: dict[Path, int] = {}
+    for item in items:
+        ranks[item.path] = min(ranks.get(item.path, 0), -_length(item))
+    items.sort(key=lambda item: ranks[item.path])
+
+
+def _length(item: pytest.Item) -> int:
+    started = _LONG.intersection(getattr(item, "fixturenames", ()))
+    weights = {"services": 1, "e2e": 2}
+    whole = [weight for kind, weight in weights.items() if item.get_closest_marker(kind)]
+    return 10 * len(started) + sum(whole)
 
 
 @pytest.fixture(scope="session")

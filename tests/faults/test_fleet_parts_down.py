@@ -24,7 +24,7 @@ from processes import free_ports
 from senders import Line, Senders, compare, numbered
 from services import Instance
 
-pytestmark = [pytest.mark.services, pytest.mark.e2e, pytest.mark.breaking]
+pytestmark = [pytest.mark.services, pytest.mark.e2e]
 
 SEEN_WITHIN = 120.0
 """Seconds after a part is back; what is not visible by then is lost."""

@@ -17,7 +17,7 @@ from owners import Owner, registered
 from postfix import Postfix, receiving
 from senders import SENDER, Line
 
-pytestmark = [pytest.mark.services, pytest.mark.e2e, pytest.mark.breaking]
+pytestmark = [pytest.mark.services, pytest.mark.e2e]
 
 MAIL = (
     b"From: Shop <shop@example.org>\r\nTo: qa@example.org\r\nSubject: Your order\r\n\r\nThanks.\r\n"
