@@ -11,7 +11,9 @@ import httpx
 import pytest
 from sqlalchemy import URL
 
+import forked
 import mysql
+from forked import Forked
 from installation import Installation, Installed, open_installation, settings
 from mailtape.rows import schema
 
@@ -52,6 +54,13 @@ def migrated_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("migrated") / "rows.sqlite3"
     schema.migrate(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def mailtape() -> Iterator[Forked]:
+    """The program, loaded: runs commands that end at once."""
+    with forked.loaded() as program:
+        yield program
 
 
 @pytest.fixture(scope="session")

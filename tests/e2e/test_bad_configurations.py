@@ -1,23 +1,16 @@
 """Each wrong configuration of the folder is started for real and must be explained."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from forked import Forked, loaded
+from forked import Forked
 from served import run
 
 pytestmark = pytest.mark.e2e
 
 FOLDER = Path(__file__).parent / "bad_configurations"
 CASES = sorted(path.stem for path in FOLDER.glob("*.env"))
-
-
-@pytest.fixture(scope="module")
-def mailtape() -> Iterator[Forked]:
-    with loaded() as program:
-        yield program
 
 
 @pytest.mark.parametrize("case", CASES)
