@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import structlog
 from sqlalchemy import URL
 
 import forked
@@ -21,6 +22,17 @@ _TOLD = "told"
 _LONG = {"fleet", "instance"}
 """Fixtures that start a fleet, or servers of a test's own: a file with one takes minutes."""
 _MOST_PROCESSES = 4
+
+
+def pytest_configure() -> None:
+    """Log tracebacks plainly: drawn, with the values of all variables, one takes seconds."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
+        ]
+    )
 
 
 def pytest_xdist_auto_num_workers() -> int:
