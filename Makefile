@@ -21,7 +21,7 @@ quick: lint types imports ## everything that needs no service, under a minute; T
 	$(BIN)/pytest $(or $(T),$(QUICK) -m "not services and not e2e")
 
 test: services lint types imports docs-check ## everything that CI runs
-	$(BIN)/pytest tests -n auto --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest tests -n 4 --dist loadfile --no-loadscope-reorder
 
 soak: services .venv/.dev ## the whole suite at its long counts
 	MAILTAPE_TEST_SOAK=1 $(BIN)/pytest tests

@@ -21,7 +21,6 @@ from mailtape.rows import schema
 _TOLD = "told"
 _LONG = {"fleet", "instance"}
 """Fixtures that start a fleet, or servers of a test's own: a file with one takes minutes."""
-_MOST_PROCESSES = 4
 
 
 def pytest_configure() -> None:
@@ -33,11 +32,6 @@ def pytest_configure() -> None:
             structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
         ]
     )
-
-
-def pytest_xdist_auto_num_workers() -> int:
-    """Take one process more than there are cores: while one waits for a server, another works."""
-    return min((os.cpu_count() or 1) + 1, _MOST_PROCESSES)
 
 
 @pytest.hookimpl(trylast=True)
