@@ -5,6 +5,7 @@ the queue id told to another, and the mail handed over to a third.
 """
 
 import re
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -60,6 +61,16 @@ def send(postfix: Postfix, address: str) -> bytes:
         return line.send(MAIL, address.encode())
 
 
+def insist(postfix: Postfix, address: str) -> bytes:
+    """Send a mail, again while nobody can tell, as senders do; gives the last reply."""
+    for _ in range(20):
+        reply = send(postfix, address)
+        if not reply.startswith(b"451"):
+            break
+        time.sleep(0.2)
+    return reply
+
+
 def replies_to(postfix: Postfix, address: str) -> bytes:
     """Name a recipient; gives the reply, to its enhanced code."""
     with Line(postfix.smtp) as line:
@@ -72,7 +83,7 @@ def test_each_mail_is_one_message_and_counts_once(postfix: Postfix, owner: Owner
     address, count = owner.address(), 40
 
     with ThreadPoolExecutor(8) as pool:
-        replies = list(pool.map(lambda _: send(postfix, address), range(count)))
+        replies = list(pool.map(lambda _: insist(postfix, address), range(count)))
 
     assert {reply[:3] for reply in replies} == {b"250"}
     postfix.wait_until_empty(60)
