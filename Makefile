@@ -6,7 +6,6 @@ SHELL := /bin/sh
 MAKEFLAGS += --no-print-directory
 
 BIN := .venv/bin
-TESTS = $(BIN)/pytest tests -n auto --maxprocesses 4 --dist worksteal
 QUICK = $(wildcard tests/unit tests/wire tests/property tests/rules tests/contract)
 INPUTS := uv.lock pyproject.toml scripts/venv
 
@@ -22,10 +21,7 @@ quick: lint types imports ## everything that needs no service, under a minute; T
 	$(BIN)/pytest $(or $(T),$(QUICK) -m "not services and not e2e")
 
 test: services lint types imports docs-check ## everything that CI runs
-	$(TESTS) -m "not breaking"
-
-breaking: services .venv/.dev ## a fleet and its servers killed, hung and misled: as long again
-	$(TESTS) -m breaking
+	$(BIN)/pytest tests -n 4 --dist loadfile --no-loadscope-reorder
 
 soak: services .venv/.dev ## the whole suite at its long counts
 	MAILTAPE_TEST_SOAK=1 $(BIN)/pytest tests
@@ -70,4 +66,4 @@ build: .venv/.run ## wheel and source distribution, in dist/
 .venv/.dev: $(INPUTS)
 	@scripts/venv dev
 
-.PHONY: help run quick test breaking soak bench fmt lint types imports docs docs-check services services-down build
+.PHONY: help run quick test soak bench fmt lint types imports docs docs-check services services-down build

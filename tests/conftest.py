@@ -9,22 +9,49 @@ from pathlib import Path
 
 import httpx
 import pytest
+import structlog
 from sqlalchemy import URL
 
+import forked
 import mysql
+from forked import Forked
 from installation import Installation, Installed, open_installation, settings
 from mailtape.rows import schema
 
 _TOLD = "told"
+_LONG = {"fleet", "instance"}
+"""Fixtures that start a fleet, or servers of a test's own: a file with one takes minutes."""
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print what tests told, whichever process they ran in."""
-    for reports in (terminalreporter.getreports("passed"), terminalreporter.getreports("failed")):
-        for report in reports:
-            for name, text in report.user_properties:
-                if name == _TOLD:
-                    terminalreporter.write_line(f"{report.nodeid.rpartition('::')[2]}: {text}")
+def pytest_configure() -> None:
+    """Log tracebacks plainly: drawn, with the values of all variables, one takes seconds."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
+        ]
+    )
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, so that no process is left alone with one at the end.
+
+    Within a kind they stay as they are shuffled. It takes `--dist loadfile --no-loadscope-reorder`,
+    which also keeps a file's fleet or server to one process.
+    """
+    ranks: dict[Path, int] = {}
+    for item in items:
+        ranks[item.path] = min(ranks.get(item.path, 0), -_length(item))
+    items.sort(key=lambda item: ranks[item.path])
+
+
+def _length(item: pytest.Item) -> int:
+    started = _LONG.intersection(getattr(item, "fixturenames", ()))
+    weights = {"services": 1, "e2e": 2}
+    whole = [weight for kind, weight in weights.items() if item.get_closest_marker(kind)]
+    return 10 * len(started) + sum(whole)
 
 
 @pytest.fixture(scope="session")
@@ -33,6 +60,13 @@ def migrated_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("migrated") / "rows.sqlite3"
     schema.migrate(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def mailtape() -> Iterator[Forked]:
+    """The program, loaded: runs commands that end at once."""
+    with forked.loaded() as program:
+        yield program
 
 
 @pytest.fixture(scope="session")

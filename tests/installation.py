@@ -42,6 +42,14 @@ DOMAIN = "mail.example.com"
 OVERLAP = timedelta(milliseconds=100)
 
 
+_idle: dict[tuple[int, int], list[FastAPI]] = {}
+"""Applications whose installation is closed, by the bounds they were made with.
+
+An application holds nothing of an installation but its parts, and works out its routes at their
+first use: ten times as long as most tests need for what they ask.
+"""
+
+
 class MovableClock:
     """Real time in UTC, moved on by a test that will not wait for it."""
 
@@ -156,13 +164,19 @@ async def open_installation(
         clock=clock,
     )
     await database.write(_tiers)
-    app = create_app(parts)
+    bounds = (chosen.max_json_bytes, chosen.message_max_bytes)
+    idle = _idle.setdefault(bounds, [])
+    app = idle.pop() if idle else create_app(parts)
+    app.state.parts = parts
+    routes = len(app.routes)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False, client=("127.0.0.1", 50_000))
     try:
         async with httpx.AsyncClient(
             transport=transport, base_url="http://127.0.0.1:8025"
         ) as client:
             yield Installation(parts, clock, app, client)
+        if len(app.routes) == routes:  # a test may have added some
+            idle.append(app)
     finally:
         parts.wakeups.close()
         passwords.close()

@@ -15,7 +15,7 @@ from processes import free_ports, is_running, peak_bytes, resident_bytes, tree
 MAILTAPE = Path(sys.executable).with_name("mailtape")
 DEFAULT_PORTS = (1025, 8025, 10031, 10024)
 """SMTP, HTTP, policy, and LMTP, which listens only when it is told where."""
-START_SECONDS = 30
+START_SECONDS = 60
 STOP_SECONDS = 35
 """The server promises to drain within 30."""
 COMMAND_SECONDS = 60
@@ -78,6 +78,7 @@ class Program:
 
     def launch(self) -> None:
         """Start it and do not wait."""
+        self._asked = False
         with self.log.open("a") as errors:
             self.process = subprocess.Popen(
                 self._command,
@@ -105,11 +106,16 @@ class Program:
 
     def ask_to_stop(self) -> None:
         """Send SIGTERM and go on."""
+        self._asked = True
         self.process.send_signal(signal.SIGTERM)
 
     def stop(self) -> int:
-        """Ask it to end and wait for that."""
-        self.ask_to_stop()
+        """Ask it to end, unless it was asked, and wait for that.
+
+        A second SIGTERM may find it past its last handler, and then that is what it dies of.
+        """
+        if not self._asked:
+            self.ask_to_stop()
         return self.process.wait(STOP_SECONDS)
 
     def kill(self) -> None:

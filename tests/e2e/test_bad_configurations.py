@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from forked import Forked
 from served import run
 
 pytestmark = pytest.mark.e2e
@@ -13,10 +14,10 @@ CASES = sorted(path.stem for path in FOLDER.glob("*.env"))
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_ends_with_78_and_the_sentence_for(case: str, tmp_path: Path) -> None:
+def test_ends_with_78_and_the_sentence_for(case: str, tmp_path: Path, mailtape: Forked) -> None:
     (tmp_path / ".env").write_bytes((FOLDER / f"{case}.env").read_bytes())
 
-    ended = run("serve", cwd=tmp_path)
+    ended = mailtape.run("serve", cwd=tmp_path)
 
     assert ended.returncode == 78, ended.stderr
     assert ended.stderr == (FOLDER / f"{case}.expected").read_text()
@@ -27,11 +28,11 @@ def test_ends_with_78_and_the_sentence_for(case: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", ["config check", "doctor", "migrate", "worker"])
 @pytest.mark.parametrize("case", [case for case in CASES if case.startswith("password_of")])
 def test_an_address_that_cannot_be_read_is_told_by_every_command(
-    case: str, command: str, tmp_path: Path
+    case: str, command: str, tmp_path: Path, mailtape: Forked
 ) -> None:
     (tmp_path / ".env").write_bytes((FOLDER / f"{case}.env").read_bytes())
 
-    ended = run(*command.split(), cwd=tmp_path)
+    ended = mailtape.run(*command.split(), cwd=tmp_path)
 
     assert ended.returncode == 78
     assert ended.stderr == (FOLDER / f"{case}.expected").read_text()

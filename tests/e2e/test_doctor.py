@@ -19,8 +19,6 @@ from mailtape.stores.rabbit_queue import RabbitQueue
 from served import COMMAND_SECONDS, MAILTAPE, environment, run, serving
 from services import Instance
 
-pytestmark = pytest.mark.breaking
-
 RAW = b"Subject: waits\r\n\r\nfor a worker\r\n"
 SERVERS = {
     "mysql": ("rows (MySQL)", "DB_HOST and DB_PORT"),

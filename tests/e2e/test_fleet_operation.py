@@ -24,7 +24,7 @@ from mailtape.stores.rabbit_queue import RabbitQueue
 from rules.test_alerts import ASKED
 from served import MAILTAPE, START_SECONDS, STOP_SECONDS, environment, run
 
-pytestmark = [pytest.mark.services, pytest.mark.e2e, pytest.mark.breaking]
+pytestmark = [pytest.mark.services, pytest.mark.e2e]
 
 T = TypeVar("T")
 

@@ -32,7 +32,7 @@ from senders import Account, Record, Senders, compare, numbered
 from served import run
 from services import Instance
 
-pytestmark = [pytest.mark.services, pytest.mark.e2e, pytest.mark.breaking]
+pytestmark = [pytest.mark.services, pytest.mark.e2e]
 
 T = TypeVar("T")
 

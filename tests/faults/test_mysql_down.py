@@ -18,7 +18,7 @@ from mailtape.rows.database import Session
 from mailtape.rows.mysql_database import MysqlDatabase
 from services import Instance
 
-pytestmark = [pytest.mark.services, pytest.mark.e2e, pytest.mark.breaking]
+pytestmark = [pytest.mark.services, pytest.mark.e2e]
 
 ANSWER_SECONDS = 2.0
 SOON = ANSWER_SECONDS + 3

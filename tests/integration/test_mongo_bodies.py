@@ -37,7 +37,7 @@ from mailtape.stores.mongo_connection import (
     open_client,
 )
 
-pytestmark = [pytest.mark.services, pytest.mark.breaking]
+pytestmark = pytest.mark.services
 cuts_connections = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 """The driver forgets to close the socket of a connection that it gave up making."""
 

@@ -27,7 +27,7 @@ from mailtape.stores.rabbit_queue import RabbitQueue
 from mailtape.stores.rabbit_topology import DELIVERY_LIMIT, Difference, RabbitTopology
 from services import Instance
 
-pytestmark = [pytest.mark.services, pytest.mark.breaking]
+pytestmark = pytest.mark.services
 
 SECONDS = 20
 """For what takes a fraction of one."""

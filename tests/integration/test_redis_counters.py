@@ -29,7 +29,7 @@ from mailtape.stores.standby_counters import StandbyCounters
 from postroom import QA, a_mail, deliver
 from services import Instance
 
-pytestmark = [pytest.mark.services, pytest.mark.breaking]
+pytestmark = pytest.mark.services
 
 T = TypeVar("T")
 

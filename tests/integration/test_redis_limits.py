@@ -16,7 +16,7 @@ from mailtape.stores.redis_limits import RedisFailureLimits, StandbyFailureLimit
 from mailtape.stores.sql_limits import SqlFailureLimits
 from services import Instance
 
-pytestmark = [pytest.mark.services, pytest.mark.breaking]
+pytestmark = pytest.mark.services
 
 ADA = FailureLimit("sign-in", "ada@example.org", most=5, window=timedelta(minutes=15))
 

@@ -17,7 +17,7 @@ import redis
 import services
 from services import Instance
 
-pytestmark = [pytest.mark.services, pytest.mark.breaking]
+pytestmark = pytest.mark.services
 
 QUEUE = "kept"
 QUEUE_IS_WRITTEN_SECONDS = 1.0

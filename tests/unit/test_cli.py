@@ -4,6 +4,7 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+from forked import Forked
 from served import environment, run
 
 
@@ -43,34 +44,43 @@ def test_help_names_every_command(tmp_path: Path) -> None:
         assert f"  {command} " in answer.stdout
 
 
-def test_wrong_usage_ends_with_2(tmp_path: Path) -> None:
-    assert run("backup", cwd=tmp_path).returncode == 2
-    assert run("generate-tokens", "--name", "x", "--scope", "all", cwd=tmp_path).returncode == 2
+def test_wrong_usage_ends_with_2(tmp_path: Path, mailtape: Forked) -> None:
+    assert mailtape.run("backup", cwd=tmp_path).returncode == 2
+    assert (
+        mailtape.run("generate-tokens", "--name", "x", "--scope", "all", cwd=tmp_path).returncode
+        == 2
+    )
 
 
-def test_commands_on_an_empty_folder_say_what_to_run_first(tmp_path: Path) -> None:
+def test_commands_on_an_empty_folder_say_what_to_run_first(
+    tmp_path: Path, mailtape: Forked
+) -> None:
     for command in (["verifydata"], ["backup", "b"], ["park", "list"], ["migrate", "--check"]):
-        answer = run(*command, cwd=tmp_path)
+        answer = mailtape.run(*command, cwd=tmp_path)
 
         assert answer.returncode == 78, command
         assert "mailtape migrate" in answer.stderr
     assert list(tmp_path.iterdir()) == []
 
 
-def test_migrate_makes_everything_and_the_same_again_changes_nothing(tmp_path: Path) -> None:
-    first = run("migrate", cwd=tmp_path)
+def test_migrate_makes_everything_and_the_same_again_changes_nothing(
+    tmp_path: Path, mailtape: Forked
+) -> None:
+    first = mailtape.run("migrate", cwd=tmp_path)
     made_up = (tmp_path / "var/first-start.json").read_bytes()
-    second = run("migrate", cwd=tmp_path)
-    check = run("migrate", "--check", cwd=tmp_path)
+    second = mailtape.run("migrate", cwd=tmp_path)
+    check = mailtape.run("migrate", "--check", cwd=tmp_path)
 
     assert (first.returncode, second.returncode, check.returncode) == (0, 0, 0), first.stderr
     assert (tmp_path / "var/first-start.json").read_bytes() == made_up
 
 
-def test_config_show_masks_secrets(tmp_path: Path) -> None:
+def test_config_show_masks_secrets(tmp_path: Path, mailtape: Forked) -> None:
     secret = "vN3kq0Zt7yXw2LrB9pHs4EdJ6mUcAf8G"
 
-    answer = run("config", "show", cwd=tmp_path, settings={"JWT_SECRET": secret, "WORKERS": "3"})
+    answer = mailtape.run(
+        "config", "show", cwd=tmp_path, settings={"JWT_SECRET": secret, "WORKERS": "3"}
+    )
 
     assert answer.returncode == 0
     assert "WORKERS=3\n" in answer.stdout
@@ -78,20 +88,24 @@ def test_config_show_masks_secrets(tmp_path: Path) -> None:
     assert secret not in answer.stdout + answer.stderr
 
 
-def test_config_check_ends_with_78_when_something_is_wrong(tmp_path: Path) -> None:
-    wrong = run("config", "check", cwd=tmp_path, settings={"WORKERS": "many"})
+def test_config_check_ends_with_78_when_something_is_wrong(
+    tmp_path: Path, mailtape: Forked
+) -> None:
+    wrong = mailtape.run("config", "check", cwd=tmp_path, settings={"WORKERS": "many"})
 
     assert wrong.returncode == 78
     assert wrong.stderr.startswith("WORKERS is 'many'; it must be ")
-    assert run("config", "check", cwd=tmp_path).returncode == 0
+    assert mailtape.run("config", "check", cwd=tmp_path).returncode == 0
 
 
-def test_a_folder_that_is_being_written_for_long_ends_a_check_with_69(tmp_path: Path) -> None:
-    run("migrate", cwd=tmp_path)
+def test_a_folder_that_is_being_written_for_long_ends_a_check_with_69(
+    tmp_path: Path, mailtape: Forked
+) -> None:
+    mailtape.run("migrate", cwd=tmp_path)
     with closing(sqlite3.connect(tmp_path / "var/mailtape.sqlite3")) as writing:
         writing.execute("BEGIN IMMEDIATE")
 
-        answer = run("verifydata", cwd=tmp_path)
+        answer = mailtape.run("verifydata", cwd=tmp_path)
 
     assert answer.returncode == 69
     assert answer.stderr == "The database cannot be used at the moment.\n"

@@ -26,10 +26,11 @@ SECRETS = {
 def _as_before() -> Iterator[None]:
     root = logging.getLogger()
     before, level = root.handlers, root.level
+    configured = structlog.get_config()
     yield
     root.handlers, root.level = before, level
     logging.captureWarnings(capture=False)
-    structlog.reset_defaults()
+    structlog.configure(**configured)
 
 
 @pytest.mark.parametrize("form", ["json", "console"])

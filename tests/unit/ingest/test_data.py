@@ -108,12 +108,12 @@ def test_takes_a_line_as_long_as_a_message() -> None:
 def test_needs_time_in_step_with_the_bytes(unit: bytes, size: int) -> None:
     wire = b"x" + unit * (300_000 // len(unit))
     reader = DataReader(10_000_000, Budget(2**30))
-    start = time.perf_counter()
+    start = time.process_time()
     for position in range(0, len(wire), size):
         reader.feed(wire[position : position + size])
         if reader.remainder:
             break
-    assert time.perf_counter() - start < 3  # measured: 0.3 byte by byte; quadratic takes minutes
+    assert time.process_time() - start < 3  # measured: 0.3 byte by byte; quadratic takes minutes
 
 
 def test_gives_back_what_it_let_go_of_and_says_why() -> None:

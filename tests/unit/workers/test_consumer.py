@@ -70,7 +70,7 @@ async def _until_stored(house: House, wakeups: Wakeups, count: int) -> list[List
 async def _until_empty(house: House) -> None:
     async with asyncio.timeout(60):
         while (depth := await house.stores.queue.depth()).waiting or depth.leased:
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)
 
 
 async def _content(house: House, message: Listed) -> Content:
