@@ -242,6 +242,7 @@ def html_bombs(chance: random.Random) -> bytes:
                 b"<b " + b" ".join(b"a%d" % i for i in range(200_000)) + b">",
                 b"<table>" * 20_000,
                 b"&amp" * 300_000,
+                b"a&amp b " * 100_000,
                 b"<!--" * 200_000,
                 b"<a href=http://x>" * 50_000,
                 b"<![CDATA[" * 100_000,
