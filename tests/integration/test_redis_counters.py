@@ -22,7 +22,7 @@ from mailtape.domain.quota import Decision, Reason, Request, Usage, decide
 from mailtape.domain.tier import NO_LIMITS, Limits
 from mailtape.ports.counters import Counters, Key
 from mailtape.rows import messages
-from mailtape.stores.redis_connection import RedisConnection
+from mailtape.stores.redis_connection import SECONDS, RedisConnection
 from mailtape.stores.redis_counters import RedisCounters
 from mailtape.stores.shared_sql_counters import SharedSqlCounters
 from mailtape.stores.standby_counters import StandbyCounters
@@ -63,9 +63,9 @@ class Fleet:
     processes: list[RedisCounters]
     connections: list[RedisConnection]
 
-    def a_process(self) -> RedisCounters:
-        """Start counters with a connection of their own."""
-        connection = RedisConnection(self.instance.variables()["REDIS_URL"])
+    def a_process(self, *, patience: float = SECONDS) -> RedisCounters:
+        """Start counters with a connection of their own, which waits so long for answers."""
+        connection = RedisConnection(self.instance.variables()["REDIS_URL"], seconds=patience)
         counters = RedisCounters(connection, self.installation.parts.database)
         self.connections.append(connection)
         self.processes.append(counters)
@@ -201,7 +201,7 @@ async def test_exactly_the_limit_is_granted_though_redis_is_emptied_again_and_ag
     """200 ask at a time, in 50 runs: emptied before, in the middle of, or after half of them."""
     for run in range(50):
         acme = await fleet.installation.an_organisation(f"acme-{run}")
-        counters = fleet.a_process()
+        counters = fleet.a_process(patience=10)
         keys = _keys(200, run)
         asked = [
             asyncio.create_task(_accepted(counters.reserve(acme, A_HUNDRED, key, 1, fleet.now())))
@@ -223,7 +223,7 @@ async def test_exactly_the_limit_is_granted_though_redis_is_emptied_again_and_ag
 async def test_two_busy_processes_grant_no_more_between_them_when_redis_is_emptied(
     fleet: Fleet, chance: random.Random
 ) -> None:
-    processes = [fleet.a_process() for _ in range(2)]
+    processes = [fleet.a_process(patience=10) for _ in range(2)]
     for run in range(20):
         acme = await fleet.installation.an_organisation(f"acme-{run}")
 
