@@ -23,6 +23,8 @@ USED_UP = b"action=452 4.2.2 monthly messages are used up\n\n"
 BROKEN = 0.03
 """How many of the replies are not read: the connection breaks and the question comes again."""
 RUN_SECONDS = 60
+RUNS, RUNS_OF_SOAK = 25, 50
+"""Under each of the two event loops."""
 
 Answers = defaultdict[bytes, list[bytes]]
 
@@ -36,7 +38,7 @@ async def test_grants_exactly_the_limit(
     server = Server(parts.quota, domain=DOMAIN, answer_seconds=RUN_SECONDS)
     _, port = await server.listen("127.0.0.1", 0)
     try:
-        for run in range(50):
+        for run in range(RUNS_OF_SOAK if soak else RUNS):
             slug = f"run-{run}"
             await installation.an_organisation(slug, tier.name)
             questions = [asks(f"qa@{slug}.{DOMAIN}", f"{slug}.{mail}") for mail in range(MAILS)]
