@@ -4,12 +4,13 @@ import asyncio
 import os
 import signal
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pytest
 from sqlalchemy import select, text
 from structlog.testing import capture_logs
 
@@ -260,6 +261,40 @@ async def test_a_mail_is_found_by_its_envelope(house: House) -> None:
             messages.find, house.organisation_id, MessageQuery(words=words), limit=10
         )
         assert len(found) == 1
+
+
+async def _batches_after(house: House, first: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Store so many at once and then three, one by one; give the sizes of the batches."""
+    queue, sizes = house.stores.queue, list[int]()
+    acknowledge = queue.acknowledge
+
+    async def counted(receipts: Sequence[int]) -> None:
+        sizes.append(len(receipts))
+        await acknowledge(receipts)
+
+    monkeypatch.setattr(queue, "acknowledge", counted)
+    for number in range(first):
+        await _put(house, _mail(f"first {number}"))
+    async with _consuming(house, gather_seconds=5.0) as (_, wakeups):
+        await _until_stored(house, wakeups, first)
+        for number in range(3):
+            await _put(house, _mail(f"then {number}"))
+            await asyncio.sleep(0.01)
+        await _until_stored(house, wakeups, first + 3)
+        await _until_empty(house)
+    return sizes
+
+
+async def test_a_batch_grows_while_mail_flows(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await _batches_after(house, 16, monkeypatch) == [16, 3]
+
+
+async def test_mail_that_comes_alone_is_taken_at_once(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (await _batches_after(house, 1, monkeypatch))[:2] == [1, 1]
 
 
 async def test_all_lanes_but_one_stand_back_a_while_when_mail_arrives(house: House) -> None:
