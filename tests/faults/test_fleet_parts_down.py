@@ -37,7 +37,7 @@ MAILS_A_MONTH = 8
 STORAGE = 10_000
 ROOM_WITHIN = 90.0
 """Seconds in which deleting gives room back: 45 until nobody can hold mail unseen, some looks."""
-NO_ROOM_FOR = 65.0
+NO_ROOM_FOR = 80.0
 """Seconds; longer than it takes to give room back that there is."""
 LARGE = 300 * 2**10
 """Bytes; more than a broker is given."""

@@ -2,19 +2,23 @@
 
 A statement a row is most of what storing a batch of a hundred messages costs: in parameters that
 are looked up by name, and in waiting, because a driver lets the interpreter go at each step, and
-whoever takes it meanwhile keeps it for up to 5 ms. Here one statement carries a hundred rows.
+whoever takes it meanwhile keeps it for up to 5 ms. Here one statement carries up to 64 rows.
+
+It promises as well that neither a statement nor what a driver remembers of it is large: Python's
+`sqlite3` keeps the values of each text it has run, so there are four texts a table, and what comes
+together is bounded in octets; a server refuses a statement that is larger than its packets.
 """
 
-import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain, repeat
 from typing import Any
 
 from sqlalchemy import Connection, Dialect, Table
 
-_ROWS_AT_ONCE = 100
-"""SQLite takes 32,766 parameters, a MySQL server what fits into its largest packet."""
+_ROWS_AT_ONCE = (64, 16, 4, 1)
+_MOST_OCTETS = 256 * 1024
+"""Of texts and blobs in one statement; a larger row goes alone."""
 
 
 def insert_rows(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -25,29 +29,34 @@ def insert_rows(connection: Connection, table: Table, rows: Sequence[Mapping[str
     Raises:
         IntegrityError: a key is taken.
     """
-    for start in range(0, len(rows), _ROWS_AT_ONCE):
-        chunk = rows[start : start + _ROWS_AT_ONCE]
-        insert, row, converters = _shape(table, tuple(chunk[0]), connection.dialect)
-        values = (
+    if not rows:
+        return
+    insert, row, converters = _shape(table, tuple(rows[0]), connection.dialect)
+    converted = [
+        tuple(
             value if convert is None else convert(value)
-            for each in chunk
             for convert, value in zip(converters, each.values(), strict=True)
         )
-        connection.exec_driver_sql(_statement(insert, row, len(chunk)), tuple(values))
+        for each in rows
+    ]
+    for chunk in chunks(converted):
+        statement = f"{insert} VALUES {', '.join(repeat(row, len(chunk)))}"
+        connection.exec_driver_sql(statement, tuple(chain.from_iterable(chunk)))
 
 
-def insert_tuples(
-    connection: sqlite3.Connection, insert: str, rows: Sequence[tuple[object, ...]]
-) -> None:
-    """The same where nothing is converted: `insert` is what stands before VALUES."""
-    for start in range(0, len(rows), _ROWS_AT_ONCE):
-        chunk = rows[start : start + _ROWS_AT_ONCE]
-        row = f"({', '.join(repeat('?', len(chunk[0])))})"
-        connection.execute(_statement(insert, row, len(chunk)), tuple(chain.from_iterable(chunk)))
-
-
-def _statement(insert: str, row: str, rows: int) -> str:
-    return f"{insert} VALUES {', '.join(repeat(row, rows))}"
+def chunks(rows: Sequence[tuple[object, ...]]) -> Iterator[Sequence[tuple[object, ...]]]:
+    """Cut rows into what one statement may carry, in one of four lengths."""
+    octets = [sum(len(value) for value in row if isinstance(value, bytes | str)) for row in rows]
+    start = 0
+    while start < len(rows):
+        left = len(rows) - start
+        length = next(
+            most
+            for most in _ROWS_AT_ONCE
+            if most == 1 or (most <= left and sum(octets[start : start + most]) <= _MOST_OCTETS)
+        )
+        yield rows[start : start + length]
+        start += length
 
 
 @lru_cache

@@ -29,7 +29,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 from sqlalchemy.sql.operators import custom_op
 
 from mailtape.domain.ids import OrganisationId
-from mailtape.rows import word_index
+from mailtape.rows import bulk, word_index
 from mailtape.rows.base import Number
 from mailtape.rows.word_index import Look
 
@@ -84,11 +84,12 @@ def add(
     if not _is_sqlite(session):
         word_index.add(session, organisation_id, dict(entries))
         return
-    rows = list(entries)
-    session.connection().exec_driver_sql(
-        _ADD.format(entries=", ".join(["(?, ?)"] * len(rows))),
-        (*chain.from_iterable(rows), organisation_id.hex(), organisation_id),
-    )
+    connection = session.connection()
+    for chunk in bulk.chunks(list(entries)):
+        connection.exec_driver_sql(
+            _ADD.format(entries=", ".join(["(?, ?)"] * len(chunk))),
+            (*chain.from_iterable(chunk), organisation_id.hex(), organisation_id),
+        )
 
 
 def remove(session: Session, numbers: Sequence[int]) -> None:

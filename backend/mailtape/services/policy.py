@@ -85,7 +85,10 @@ async def _at_stage(quota: Quota, request: PolicyRequest, domain: str) -> Decisi
 
 
 async def _judge(quota: Quota, request: PolicyRequest, recipient: str) -> Decision:
-    """Decide on one recipient; what is refused, or has no name, is held no longer."""
+    """Decide on one recipient; what is refused, or has no name, is held no longer.
+
+    What cannot be told at the end of a mail is held until it runs out.
+    """
     transaction = request.instance or secrets.token_hex(8)
     judged = await quota.recipient(
         recipient,

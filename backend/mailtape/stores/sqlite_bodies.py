@@ -14,7 +14,6 @@ from typing import TypeVar
 
 from mailtape.domain.ids import IngestId, OrganisationId
 from mailtape.ports.bodies import Blob, Body, BodyKey
-from mailtape.rows.bulk import insert_tuples
 from mailtape.rows.sqlite_database import BLOB_PAGE_OCTETS, driver_errors, prepare, shrink
 from mailtape.rows.writing_thread import WritingThread
 
@@ -47,8 +46,8 @@ CREATE TABLE IF NOT EXISTS attachments (
 CREATE UNIQUE INDEX IF NOT EXISTS ix_attachments
     ON attachments (ingest_id, organisation_id, id);
 """
-_KEEP_BODY = "INSERT OR IGNORE INTO bodies"
-_KEEP_ATTACHMENT = "INSERT OR IGNORE INTO attachments"
+_KEEP_BODY = "INSERT OR IGNORE INTO bodies VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_KEEP_ATTACHMENT = "INSERT OR IGNORE INTO attachments VALUES (?, ?, ?, ?, ?, ?, ?)"
 _OF_KEY = "WHERE ingest_id = ? AND organisation_id = ?"
 
 
@@ -91,8 +90,9 @@ class SqliteBodies:
         ]
 
         def keep(connection: sqlite3.Connection) -> None:
-            insert_tuples(connection, _KEEP_BODY, rows)
-            insert_tuples(connection, _KEEP_ATTACHMENT, attachments)
+            connection.executemany(_KEEP_BODY, rows)
+            if attachments:
+                connection.executemany(_KEEP_ATTACHMENT, attachments)
 
         await self._write(keep)
 

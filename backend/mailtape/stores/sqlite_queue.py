@@ -28,7 +28,6 @@ from mailtape.domain.errors import StoreFull
 from mailtape.domain.ids import IngestId, MessageId, OrganisationId
 from mailtape.ports.counters import Key
 from mailtape.ports.queue import Leased, Parked, QueueDepth
-from mailtape.rows.bulk import insert_tuples
 from mailtape.rows.sqlite_database import BLOB_PAGE_OCTETS, driver_errors, prepare, shrink
 from mailtape.rows.writing_thread import WritingThread
 from mailtape.stores.queue_encoding import decode, decode_to_show, encode
@@ -195,10 +194,9 @@ class SqliteQueue:
         try:
             with driver_errors(), self._writer:
                 self._writer.execute("BEGIN IMMEDIATE")
-                insert_tuples(
-                    self._writer,
-                    "INSERT INTO mail (number, ingest_id, envelope, raw)",
-                    [put.row for put in group],
+                self._writer.executemany(
+                    "INSERT INTO mail (number, ingest_id, envelope, raw) VALUES (?, ?, ?, ?)",
+                    (put.row for put in group),
                 )
         except Exception as error:  # noqa: BLE001 - carried to every sender of the group
             return group, error

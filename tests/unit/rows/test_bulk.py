@@ -1,10 +1,14 @@
 """Many rows by few statements: each arrives as its columns' types say, and all of them or none."""
 
+import json
+import os
+from contextlib import closing
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import cast
 
 import pytest
-from sqlalchemy import Table, event, func, insert, select
+from sqlalchemy import Table, create_engine, delete, event, func, insert, select
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -13,11 +17,13 @@ from installation import Installation
 from mailtape.domain.ids import OrganisationId
 from mailtape.rows.bulk import insert_rows
 from mailtape.rows.events import Event
+from processes import resident_bytes
 
 NOW = datetime(2026, 11, 21, 12, 30, 0, 123456, tzinfo=UTC)
 EVENTS = cast("Table", Event.__table__)
 ROWS = 250
-STATEMENTS = 3
+STATEMENTS = 3 + 3 + 2 + 2
+"""Of 64, 16, 4 and 1."""
 
 
 def _events(organisation_id: OrganisationId, *, first: int = 1) -> list[dict[str, object]]:
@@ -78,7 +84,7 @@ async def test_they_are_what_sqlalchemy_itself_inserts(
     assert await database.read(raw, acme) == await database.read(raw, rival)
 
 
-async def test_a_statement_carries_a_hundred(
+async def test_few_statements_of_four_lengths_carry_them(
     installation: Installation, acme: OrganisationId
 ) -> None:
     statements: list[str] = []
@@ -93,6 +99,39 @@ async def test_a_statement_carries_a_hundred(
         event.remove(Engine, "before_cursor_execute", count)
 
     assert len([each for each in statements if each.startswith("INSERT")]) == STATEMENTS
+
+
+async def test_rows_that_are_large_together_go_in_packets_that_a_server_takes(
+    installation: Installation, acme: OrganisationId
+) -> None:
+    """A header with a thousand Cyrillic names, of a mail to a hundred: 20 MB, and it takes 16."""
+    database = installation.parts.database
+    given = _events(acme)[:100]
+    for row in given:
+        row["facts"] = {"names": "\N{CYRILLIC SMALL LETTER ZHE}" * 35_000}
+
+    await database.write_bulk(_insert, given)
+
+    there = select(func.count(), func.min(func.length(EVENTS.c.facts)))
+    counted = await database.read(lambda session: tuple(session.execute(there).one()))
+    assert counted == (100, len(json.dumps(given[0]["facts"])))
+
+
+def test_what_was_inserted_is_not_kept_in_memory(tmp_path: Path) -> None:
+    """The driver remembers the values of each text that it ran: there must be few."""
+    organisation = OrganisationId(bytes(16))
+    engine = create_engine(f"sqlite:///{tmp_path}/rows")
+    EVENTS.create(engine)
+    given = [row | {"facts": {"reason": "x" * 64 * 1024}} for row in _events(organisation)]
+    with closing(engine.connect()) as connection:
+        before = resident_bytes(os.getpid())
+        for rows in range(1, 61):
+            insert_rows(connection, EVENTS, given[:rows])
+            connection.execute(delete(EVENTS))
+            connection.commit()
+
+        assert resident_bytes(os.getpid()) - before < 30 * 2**20, "all of them are 114 MiB"
+    engine.dispose()
 
 
 async def test_a_key_that_is_taken_undoes_all(
