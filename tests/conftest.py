@@ -34,6 +34,15 @@ def pytest_configure() -> None:
     )
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests told, whichever process they ran in."""
+    for reports in (terminalreporter.getreports("passed"), terminalreporter.getreports("failed")):
+        for report in reports:
+            for name, text in report.user_properties:
+                if name == _TOLD:
+                    terminalreporter.write_line(f"{report.nodeid.rpartition('::')[2]}: {text}")
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take longest, so that no process is left alone with one at the end.

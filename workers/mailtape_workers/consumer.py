@@ -154,9 +154,12 @@ class Consumer:
         if flows and not self._more_waits:
             await asyncio.sleep(self._settings.gather_seconds)
 
-    def _note_flow(self, mails: int) -> None:
-        self._leased_at.extend([time.monotonic()] * min(mails, _FLOW_MAILS))
-        self._more_waits = mails == self._settings.batch_mails
+    def _note_flow(self, batch: Sequence[Leased]) -> None:
+        self._leased_at.extend([time.monotonic()] * min(len(batch), _FLOW_MAILS))
+        octets = sum(len(mail.raw) for mail in batch)  # near its bound it had no room for the next
+        self._more_waits = (
+            len(batch) == self._settings.batch_mails or octets > self._settings.batch_bytes // 2
+        )
 
     async def _lease(self) -> list[Leased]:
         """Take a batch; an empty one when it is time to stop."""
@@ -170,7 +173,7 @@ class Consumer:
             lease.cancel()
             return []
         leased = lease.result()
-        self._note_flow(len(leased))
+        self._note_flow(leased)
         return leased
 
     async def _pause(self) -> None:

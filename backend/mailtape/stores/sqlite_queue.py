@@ -11,7 +11,6 @@ released, retried or its lease ran out, waits in a heap by the time it is due.
 
 import asyncio
 import heapq
-import json
 import shutil
 import sqlite3
 import time
@@ -306,9 +305,8 @@ class SqliteQueue:
         def delete(connection: sqlite3.Connection) -> list[int]:
             size = "SELECT length(raw) FROM mail WHERE number = ?"
             sizes = [row[0] for n in late for row in connection.execute(size, (n,))]
-            connection.execute(
-                "DELETE FROM mail WHERE number IN (SELECT value FROM json_each(?))",
-                (json.dumps(receipts),),
+            connection.executemany(
+                "DELETE FROM mail WHERE number = ?", [(number,) for number in receipts]
             )
             return sizes
 
