@@ -272,6 +272,11 @@ TABLE = [
     ),
     Case("no monthly mails", [Offer(50, USED_UP)], Limits(emails_per_month=0)),
     Case(
+        "a new month",
+        [Offer(50, ACCEPTED), Offer(50, USED_UP), Offer(50, ACCEPTED, after=timedelta(days=31))],
+        Limits(emails_per_month=1),
+    ),
+    Case(
         "storage",
         [Offer(100, ACCEPTED), Offer(101, FULL), Offer(100, ACCEPTED), Offer(20, FULL)],
         Limits(storage_bytes=200),
@@ -357,6 +362,29 @@ async def test_every_door_answers_as_the_table_says(house: House, case: Case) ->
             for name, door in doors.items()
         }
         assert told == dict.fromkeys(doors, offer.told), f"offer {number}"
+
+
+async def test_every_door_hears_of_a_tier_that_was_raised(house: House) -> None:
+    addresses = {
+        name: await house.an_address(name, Limits(emails_per_month=1)) for name in house.doors
+    }
+
+    async def offers() -> dict[str, str]:
+        return {
+            name: await door.offer(addresses[name], 50, announced=True)
+            for name, door in house.doors.items()
+        }
+
+    assert [await offers(), await offers()] == [
+        dict.fromkeys(house.doors, told) for told in (ACCEPTED, USED_UP)
+    ]
+    raised = update(tiers.TierRow).values(limits={"emails_per_month": 2})
+    await house.installation.parts.database.write(Session.execute, raised)
+    house.installation.parts.recipients.forget()
+
+    assert [await offers(), await offers()] == [
+        dict.fromkeys(house.doors, told) for told in (ACCEPTED, USED_UP)
+    ]
 
 
 async def test_no_door_takes_a_damaged_database_for_a_no(house: House) -> None:
