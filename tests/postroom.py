@@ -69,14 +69,13 @@ async def deliver(
 async def deliver_envelope(installation: Installation, envelope: Envelope, raw: bytes) -> None:
     """Store a mail that was accepted and tell those who wait."""
     parts = installation.parts
-    stored = await processing.store(
+    await processing.store(
         parts.database,
         parts.bodies,
         [processing.Understood(envelope, pack(raw, understand(raw)))],
         now=datetime.now(UTC),
     )
-    for woken in stored:
-        parts.wakeups.announce(woken)
+    parts.wakeups.announce_all({each.organisation_id for each in envelope.deliveries})
 
 
 async def deposit_many(

@@ -4,6 +4,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 
 import aio_pika
 import pytest
@@ -27,10 +28,13 @@ class Processes:
         self.url = url
         self.name = f"test-{secrets.token_hex(6)}"
         self._opened: list[RabbitWakeups] = []
+        self._apis: list[Wakeups] = []
 
     async def api(self) -> tuple[Wakeups, RabbitWakeups]:
         wakeups = Wakeups()
-        return wakeups, await self._open(wakeups, wakeups.ring, wakeups.ring_all)
+        opened = await self._open(wakeups, wakeups.ring, wakeups.ring_all)
+        self._apis.append(wakeups)
+        return wakeups, opened
 
     async def worker(self) -> tuple[Wakeups, RabbitWakeups]:
         return (wakeups := Wakeups()), await self._open(wakeups, None, None)
@@ -44,7 +48,14 @@ class Processes:
         rabbit = RabbitWakeups(self.url, self.name, ring=ring, ring_all=ring_all)
         wakeups.also_tell(rabbit.announce)
         self._opened.append(rabbit)
-        await rabbit.start()
+        async with AsyncExitStack() as stack:
+            woken = [
+                await stack.enter_async_context(api.watch(an_organisation_id()))
+                for api in self._apis
+            ]
+            await rabbit.start()
+            for each in woken:  # here, so that no test takes this for something else
+                assert await each.wait(SECONDS), "who starts wakes everybody"
         return rabbit
 
     async def close(self) -> None:
@@ -116,6 +127,17 @@ async def test_everybody_is_woken_after_a_connection_was_lost(processes: Process
 
         assert await watch.wait(SECONDS)
         assert await other.wait(SECONDS)  # what this one announced may have been lost too
+
+
+async def test_what_a_killed_process_left_unsaid_is_made_good_by_the_next_to_start(
+    processes: Processes,
+) -> None:
+    api, _ = await processes.api()
+
+    async with api.watch(an_organisation_id()) as watch:
+        await processes.worker()
+
+        assert await watch.wait(SECONDS)
 
 
 async def test_too_many_announcements_wake_everybody(

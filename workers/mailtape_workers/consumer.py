@@ -209,6 +209,7 @@ class Consumer:
         else:
             log.error("mail.parked", ingest_id=ingest_id, exc_info=error)
             MAILS_PARKED.inc()
+            self._announce([mail])  # of many recipients some may have their message
             await self._queue.park(mail.receipt, f"could not be stored: {type(error).__name__}")
 
     async def _understand(self, mails: list[bytes]) -> list[Packed]:
@@ -223,10 +224,17 @@ class Consumer:
             Understood(mail.envelope, content) for mail, content in zip(batch, packed, strict=True)
         ]
         stored = await store(self._database, self._bodies, mails, now=self._clock())
-        for organisation_id, messages in stored.items():
-            self._wakeups.announce(organisation_id)
-            MESSAGES_STORED.inc(messages)
+        self._announce(batch)
+        MESSAGES_STORED.inc(stored)
         now_us = self._clock().timestamp() * 1e6
         for mail in batch:
             VISIBLE_SECONDS.observe((now_us - mail.envelope.accepted_us) / 1e6)
         await self._queue.acknowledge([mail.receipt for mail in batch])
+
+    def _announce(self, batch: Sequence[Leased]) -> None:
+        """Wake whoever waits for any of these, repeats too.
+
+        Whoever made a repeat visible may have died before it could say so.
+        """
+        deliveries = (delivery for mail in batch for delivery in mail.envelope.deliveries)
+        self._wakeups.announce_all({delivery.organisation_id for delivery in deliveries})

@@ -26,6 +26,8 @@ LONGEST_TAG = 64
 _CHUNK = 50
 """Messages a transaction deletes: a person's change waits for one of these at the most. It takes
 15 ms, most of them in the search index, whose entries are taken out word by word."""
+_LOOK_AGAIN_SECONDS = 15.0
+"""Who waits looks by itself this often, as event streams do: an announcement may be lost."""
 _POSITION_OCTETS = 16
 _MARK_OF_A_SEQUENCE = bytes(8)
 """How a position that is no id begins: an id begins with its time, which was never 0."""
@@ -86,8 +88,8 @@ async def wait(
     """Give the oldest match, at once or as soon as one is stored; None when none came in time.
 
     The watch is open before the first look, so that nothing can be stored unseen between a look
-    and a sleep. Every later look reads only what was stored since the one before. Ends early,
-    with None, when the process ends.
+    and a sleep. Every later look reads only what was stored since the one before; the last is when
+    the time is over. Ends early, with None, when the process ends.
 
     `check` raises when the reader's leave has ended. Once the wait has begun it is asked after
     each look: what was stored after a revocation is not shown any more.
@@ -109,8 +111,7 @@ async def wait(
             left = deadline - time.monotonic()
             if found is not None or left <= 0 or wakeups.closed:
                 return found
-            if not await woken.wait(left):
-                return None
+            await woken.wait(min(left, _LOOK_AGAIN_SECONDS))
             waited = True
 
 

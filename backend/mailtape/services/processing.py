@@ -6,13 +6,11 @@ knows what it has already: a message is visible once, with its body, or not yet.
 """
 
 import hashlib
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from mailtape.domain.envelope import Delivery, Envelope
-from mailtape.domain.ids import OrganisationId
 from mailtape.mime.pack import Packed, PackedBlob
 from mailtape.ports.bodies import Blob, Bodies, Body, BodyKey
 from mailtape.rows import retention
@@ -34,10 +32,10 @@ class Understood:
 
 async def store(
     database: Database, bodies: Bodies, mails: Sequence[Understood], *, now: datetime
-) -> dict[OrganisationId, int]:
+) -> int:
     """Make mails visible; all of them are durable on return.
 
-    Returns how many messages each organisation got that it had not before.
+    Returns how many messages there are that were not there before.
 
     Raises:
         Unavailable: a store is down or full; some may have become visible, the same call may be
@@ -46,14 +44,13 @@ async def store(
     kept = [body for mail in mails for body in _bodies(mail)]
     await bodies.keep(kept)
     deposits = [item for mail in mails for item in _deposits(mail)]
-    stored: Counter[OrganisationId] = Counter()
+    stored = 0
     named: set[BodyKey] = set()
     for start in range(0, len(deposits), _DEPOSITED_AT_ONCE):
         chunk = deposits[start : start + _DEPOSITED_AT_ONCE]
-        for item in await database.write_bulk(deposit, chunk, now):
-            organisation_id = item.delivery.organisation_id
-            stored[organisation_id] += 1
-            named.add(BodyKey(item.envelope.ingest_id, organisation_id))
+        new = await database.write_bulk(deposit, chunk, now)
+        stored += len(new)
+        named.update(BodyKey(i.envelope.ingest_id, i.delivery.organisation_id) for i in new)
     await _forget_repeats(database, bodies, [body.key for body in kept if body.key not in named])
     return stored
 

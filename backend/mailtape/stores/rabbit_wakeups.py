@@ -3,7 +3,8 @@
 An announcement names organisations whose watchers should look again, and nothing else. It is said
 once and not confirmed, never waited for, and holds up nobody. What may have been lost is made good
 by waking everybody once: here after our own connection was away, and everywhere after that of
-someone who had announcements to make.
+someone who had announcements to make, and when somebody starts, perhaps in the place of one who
+was killed with announcements unsaid.
 """
 
 import asyncio
@@ -52,8 +53,9 @@ class RabbitWakeups:
         self._saying: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Connect, or keep trying to."""
+        """Connect, or keep trying to; then wake everybody."""
         await self._link.start()
+        self._say_all()
         self._saying = asyncio.create_task(self._say(), name="rabbitmq announcements")
 
     async def close(self) -> None:
@@ -77,7 +79,7 @@ class RabbitWakeups:
         self._anything.set()
 
     def _say_all(self) -> None:
-        """Make good what was said into a connection that broke."""
+        """Make good what was said into a connection that broke, or by one who is no more."""
         self._all_waits = True
         self._anything.set()
 

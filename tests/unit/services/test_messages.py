@@ -110,6 +110,36 @@ async def test_wait_misses_no_message_that_is_stored_while_it_looks(
         assert None not in found
 
 
+@pytest.mark.parametrize(("seconds", "again"), [(1.0, 15.0), (60.0, 0.05)], ids=["last", "again"])
+async def test_wait_finds_what_nobody_announced(
+    installation: Installation,
+    acme: OrganisationId,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: float,
+    again: float,
+) -> None:
+    monkeypatch.setattr(messages, "_LOOK_AGAIN_SECONDS", again)
+    parts, looked = installation.parts, asyncio.Event()
+
+    async def check() -> None:
+        looked.set()
+
+    waiting = asyncio.create_task(
+        messages.wait(
+            parts.database, parts.wakeups, acme, MessageQuery(), seconds=seconds, check=check
+        )
+    )
+    while not looked.is_set():
+        parts.wakeups.ring(acme)
+        await asyncio.sleep(0)
+    (expected,) = await deposit_many(installation, acme, 1)
+
+    found = await asyncio.wait_for(waiting, 5)
+
+    assert found is not None
+    assert found.id == expected
+
+
 async def test_wait_ends_without_a_match_in_time_and_when_the_process_ends(
     installation: Installation, acme: OrganisationId
 ) -> None:

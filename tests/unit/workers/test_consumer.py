@@ -120,6 +120,20 @@ async def test_stores_a_replayed_mail_once(house: House) -> None:
     assert message.sequence == 1
 
 
+async def test_who_waits_is_woken_by_a_repeat_too(house: House) -> None:
+    raw = _mail("again")
+    envelope = an_envelope(raw, deliveries=(a_delivery(organisation_id=house.organisation_id),))
+    async with _consuming(house) as (_, wakeups):
+        await house.stores.queue.put(envelope, raw)
+        await _until_stored(house, wakeups, 1)
+        await _until_empty(house)
+
+        async with wakeups.watch(house.organisation_id) as woken:
+            await house.stores.queue.put(envelope, raw)
+
+            assert await woken.wait(10), "who stored it first may have died before it told anybody"
+
+
 async def test_recognises_what_postfix_delivers_again_by_its_queue_id(house: House) -> None:
     async with _consuming(house):
         for queue_id in ("4Zk1", "4Zk1", "4Zk2"):
@@ -192,11 +206,11 @@ async def test_a_mail_that_kills_parsers_is_kept_unparsed_and_its_neighbours_are
     assert unpack_bytes(blob.zstd) == poison
 
 
-def _forbid(session: Session, subject: str) -> None:
+def _forbid(session: Session, value: str, column: str = "subject") -> None:
     session.execute(
         text(
             "CREATE TRIGGER forbid BEFORE INSERT ON messages"
-            f" WHEN new.subject = '{subject}' BEGIN SELECT raise(ABORT, 'forbidden'); END"
+            f" WHEN new.{column} = '{value}' BEGIN SELECT raise(ABORT, 'forbidden'); END"
         )
     )
 
@@ -216,6 +230,23 @@ async def test_a_mail_that_cannot_be_stored_is_parked_and_its_neighbours_are_sto
     [parked] = await house.stores.queue.parked(10)
     assert await house.stores.queue.parked_raw(parked.receipt) == _mail("unstorable")
     assert parked.reason == "could not be stored: IntegrityError"
+
+
+async def test_who_waits_is_woken_by_a_mail_that_is_parked_with_some_of_its_messages_stored(
+    house: House,
+) -> None:
+    recipients = [f"qa+{number}@mail.example.com" for number in range(120)]
+    deliveries = tuple(a_delivery(r, house.organisation_id) for r in recipients)
+    await house.stores.database.write(_forbid, recipients[-1], "recipient")
+
+    async with (
+        _consuming(house, tries=1) as (_, wakeups),
+        wakeups.watch(house.organisation_id) as woken,
+    ):
+        await _put(house, _mail("to many"), deliveries=deliveries)
+
+        assert await woken.wait(10)
+        assert len(await _list(house)) == 100
 
 
 async def test_goes_on_after_the_queue_could_not_be_read(house: House, tmp_path: Path) -> None:
