@@ -43,13 +43,19 @@ class Process(Program):
         settings: Mapping[str, str],
         listen: Mapping[str, str] | None = None,
     ) -> None:
-        """Choose free ports for what `listen` does not say; nothing runs yet."""
+        """Choose free ports for what `listen` does not say; nothing runs yet.
+
+        An API shows its own metrics at one that it shares with no other.
+        """
         self.role = role
         doors = _DOORS[role]
         self.listen = {
             name: f"127.0.0.1:{port}"
             for name, port in zip(doors, free_ports(_MOST_DOORS), strict=False)
         } | dict(listen or {})
+        self.metrics = f"127.0.0.1:{free_ports(1)[0]}"
+        if role == "api":
+            settings = {"METRICS_LISTEN": self.metrics, **settings}
         self.folder = folder
         command: list[str | Path] = [role, "--data", folder]
         for name, flag in doors.items():

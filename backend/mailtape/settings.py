@@ -242,7 +242,8 @@ class Listeners(_Section):
     )
     metrics_listen: OptionalListen = Field(
         default=None,
-        description="Health and metrics of processes without HTTP; unset: none.",
+        description="Health and metrics of this one process of a fleet; unset: only where "
+        "HTTP_LISTEN says, of whichever api answers there.",
     )
     notify_socket: Annotated[str | None, Form("set by systemd")] = Field(
         default=None,

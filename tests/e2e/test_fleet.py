@@ -645,7 +645,10 @@ def test_two_of_a_kind_share_an_address(role: str, fleet: Fleet, local: Owner) -
     second.launch()
     try:
         second.wait_until_ready(180)
+        counting = [first, second] if role == "api" else []
+        before = sum(map(_healths, counting))
         assert all(works() for _ in range(10))
+        assert sum(map(_healths, counting)) - before == 5 * len(counting)
         first.stop()
         assert all(works() for _ in range(5)), "the second serves alone"
         first.close()
@@ -655,6 +658,13 @@ def test_two_of_a_kind_share_an_address(role: str, fleet: Fleet, local: Owner) -
     finally:
         second.close()
         fleet.processes.remove(second)
+
+
+def _healths(api: Process) -> int:
+    """Read from its metrics how often this very process was asked how it does."""
+    shown = httpx.get(f"http://{api.metrics}/metrics", timeout=60, trust_env=False).text
+    lines = [line for line in shown.splitlines() if line.startswith("mailtape_http_requests_total")]
+    return sum(int(float(line.split()[-1])) for line in lines if 'route="/health"' in line)
 
 
 NEEDED = ["DB_HOST", "MONGODB_URL", "RABBITMQ_URL", "JWT_SECRET", "API_TOKEN_SALT"]

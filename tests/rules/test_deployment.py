@@ -54,7 +54,7 @@ def test_the_settings_of_the_page_are_right_and_let_postfix_and_prometheus_in(
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert settings["LMTP_LISTEN"]
     said = set(re.findall(r"METRICS_LISTEN=\S+ > /etc/mailtape/mailtape-(\w+)@1.env", PAGE))
-    assert said == {"ingest", "policy", "worker"}
+    assert said == {"api", "ingest", "policy", "worker"}
 
 
 def test_no_setting_that_only_one_process_can_have_is_shared() -> None:

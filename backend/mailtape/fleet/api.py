@@ -5,8 +5,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from mailtape.api.deps import Parts
 from mailtape.api.main import create_app
+from mailtape.api.routes import operation
 from mailtape.data_folder import DataFolder
-from mailtape.fleet.living import now, until
+from mailtape.fleet.living import looked_after, now, until
 from mailtape.opening import opened
 from mailtape.roles import http as listeners
 from mailtape.roles import jobs, listening, process, upkeep, web
@@ -22,6 +23,7 @@ async def live(settings: Settings, folder: DataFolder, keys: Keys) -> None:
         bound = stack.enter_context(listening.bind(settings.http_listen, shared=True))
         http = HostPort(settings.http_listen.host, bound.getsockname()[1])
         parts = await stack.enter_async_context(api_parts(settings, folder, keys, http))
+        await looked_after(settings, stack, operation.questions(parts), parts.queue)
         await stack.enter_async_context(
             listeners.serving(settings, create_app(parts), bound, parts.wakeups.close)
         )

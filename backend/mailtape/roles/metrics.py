@@ -1,4 +1,4 @@
-"""Health and metrics of a process without an API: `/health` and `/metrics`."""
+"""Health and metrics of one process at an address of its own: `/health` and `/metrics`."""
 
 from collections.abc import Mapping
 

@@ -19,7 +19,7 @@ router = APIRouter(tags=["Operation"])
 @router.get("/health", response_model=Health, responses=errors.responses(Unavailable))
 async def get_health(parts: GivenParts) -> Health | Response:
     """Answer 200 while messages can be read and mail is accepted."""
-    works = await health.check(_questions(parts))
+    works = await health.check(questions(parts))
     if all(works.values()):
         return Health(status="healthy")
     down = ", ".join(name for name, is_up in works.items() if not is_up)
@@ -29,11 +29,12 @@ async def get_health(parts: GivenParts) -> Health | Response:
 @router.get("/metrics", response_class=Response)
 async def get_metrics(parts: GivenParts) -> Response:
     """Show this process's metrics in Prometheus' text format."""
-    await health.measure(_questions(parts), parts.queue)
+    await health.measure(questions(parts), parts.queue)
     return Response(generate_latest(REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
-def _questions(parts: Parts) -> Mapping[str, Question]:
+def questions(parts: Parts) -> Mapping[str, Question]:
+    """List the parts without which this process is of no use."""
     return {
         "rows": health.reading(parts.database),
         "writing": health.writing(parts.database),
