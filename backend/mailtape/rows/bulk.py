@@ -1,4 +1,4 @@
-"""Inserting many rows by few statements.
+"""Inserting many rows by few statements, and deleting many by bounded ones.
 
 A statement a row is most of what storing a batch of a hundred messages costs: in parameters that
 are looked up by name, and in waiting, because a driver lets the interpreter go at each step, and
@@ -14,7 +14,10 @@ from functools import lru_cache
 from itertools import chain, repeat
 from typing import Any
 
-from sqlalchemy import Connection, Dialect, Table
+from sqlalchemy import ColumnElement, Connection, Dialect, Table, delete, literal_column, select
+from sqlalchemy.orm import Session
+
+from mailtape.rows.base import Row
 
 _ROWS_AT_ONCE = (64, 16, 4, 1)
 _MOST_OCTETS = 256 * 1024
@@ -42,6 +45,21 @@ def insert_rows(connection: Connection, table: Table, rows: Sequence[Mapping[str
     for chunk in chunks(converted):
         statement = f"{insert} VALUES {', '.join(repeat(row, len(chunk)))}"
         connection.exec_driver_sql(statement, tuple(chain.from_iterable(chunk)))
+
+
+def delete_some(session: Session, row: type[Row], where: ColumnElement[bool], most: int) -> int:
+    """Delete up to so many rows; tell how many. What is left is for the next transaction.
+
+    A server ends a statement that takes too long, and then all that it did was for nothing.
+    """
+    if session.connection().dialect.name == "sqlite":  # which has no DELETE … LIMIT
+        number: ColumnElement[int] = literal_column("rowid")
+        some = select(number).select_from(row).where(where).limit(most).correlate(None)
+        change = delete(row).where(number.in_(some))
+    else:
+        change = delete(row).where(where).with_dialect_options(mysql_limit=most)
+    done = session.execute(change, execution_options={"synchronize_session": False})
+    return int(done.rowcount)  # type: ignore[attr-defined]  # a DELETE has one
 
 
 def chunks(rows: Sequence[tuple[object, ...]]) -> Iterator[Sequence[tuple[object, ...]]]:

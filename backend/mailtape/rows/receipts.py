@@ -3,11 +3,12 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, delete
+from sqlalchemy import JSON
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from mailtape.domain.ids import IngestId, OrganisationId
 from mailtape.rows.base import Digest, Id, Row
+from mailtape.rows.bulk import delete_some
 
 
 class IngestReceipt(Row):
@@ -56,6 +57,6 @@ def add(
         )
 
 
-def forget(session: Session, before: datetime) -> None:
-    """Delete the answers that are older."""
-    session.execute(delete(IngestReceipt).where(IngestReceipt.created_at < before))
+def forget(session: Session, before: datetime, most: int) -> int:
+    """Delete up to so many answers that are older; tell how many."""
+    return delete_some(session, IngestReceipt, IngestReceipt.created_at < before, most)

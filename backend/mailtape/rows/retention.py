@@ -2,20 +2,25 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, func, select
 from sqlalchemy.orm import Session
 
 from mailtape.domain.ids import IngestId, OrganisationId
 from mailtape.rows import messages, organisations
+from mailtape.rows.bulk import delete_some
 from mailtape.rows.events import MESSAGE_STORED, Event
 from mailtape.rows.messages import Message, MessageKey
 from mailtape.rows.organisations import Organisation
 from mailtape.rows.usage import Usage
 
 K = TypeVar("K", bound=tuple[IngestId, OrganisationId])
+
+_ASKED_AT_ONCE = 64
+"""Bodies in one statement."""
 
 
 def excess(
@@ -59,18 +64,21 @@ def delete_excess(
     return messages.delete_oldest(session, organisation_id, too_many, now=now)
 
 
-def forget_events(session: Session, organisation_id: OrganisationId) -> None:
+def forget_events(session: Session, organisation_id: OrganisationId, most: int) -> int:
     """Delete the events that are older than every message left, and count them as forgotten.
 
     Those in between stay, their message gone or not: whoever resumes the stream finds no hole.
+    The oldest `most` at the most; tells how many there were.
     """
     organisations.lock_sequence(session, organisation_id)  # who waited for it finds none left
-    first_kept = session.scalar(
-        select(func.min(Message.sequence)).where(Message.organisation_id == organisation_id)
+    first_kept, first = (
+        session.scalar(select(func.min(of.sequence)).where(of.organisation_id == organisation_id))
+        for of in (Message, Event)
     )
-    if first_kept is None:
-        return
-    old = (Event.organisation_id == organisation_id, Event.sequence < first_kept)
+    if first_kept is None or first is None or first >= first_kept:
+        return 0
+    until = min(first_kept, first + most)
+    old = (Event.organisation_id == organisation_id, Event.sequence < until)
     stored = (*old, Event.kind == MESSAGE_STORED)
     by_period = select(Event.period, func.count()).where(*stored).group_by(Event.period)
     for period, events in session.execute(by_period).all():
@@ -80,11 +88,12 @@ def forget_events(session: Session, organisation_id: OrganisationId) -> None:
             .values(emails_forgotten=Usage.emails_forgotten + events)
         )
     session.execute(sa.delete(Event).where(*old))
+    return until - first
 
 
-def forget_keys(session: Session, before: datetime) -> None:
-    """Delete the keys of messages that were deleted before this time."""
-    session.execute(sa.delete(MessageKey).where(MessageKey.deleted_at < before))
+def forget_keys(session: Session, before: datetime, most: int) -> int:
+    """Delete up to so many keys of messages that were deleted before this time; tell how many."""
+    return delete_some(session, MessageKey, MessageKey.deleted_at < before, most)
 
 
 def without_rows(session: Session, keys: Sequence[K]) -> list[K]:
@@ -93,13 +102,27 @@ def without_rows(session: Session, keys: Sequence[K]) -> list[K]:
     An ingest id and the ids of its messages begin with the same millisecond, so the index on the
     id finds them.
     """
-    return [key for key in keys if not session.scalar(select(_has_row(*key)))]
+    named: set[tuple[bytes, bytes]] = set()
+    for start in range(0, len(keys), _ASKED_AT_ONCE):
+        chunk = keys[start : start + _ASKED_AT_ONCE]
+        asked: dict[str, bytes] = {}
+        for number, (ingest_id, organisation_id) in enumerate(chunk):
+            asked[f"organisation{number}"] = organisation_id
+            asked[f"low{number}"] = ingest_id[:6] + bytes(10)
+            asked[f"high{number}"] = ingest_id[:6] + b"\xff" * 10
+        rows = session.execute(_named(len(chunk)), asked)
+        named.update((row.ingest_id, row.organisation_id) for row in rows)
+    return [key for key in keys if key not in named]
 
 
-def _has_row(ingest_id: IngestId, organisation_id: OrganisationId) -> sa.Exists:
-    millisecond = ingest_id[:6]
-    return sa.exists().where(
-        Message.organisation_id == organisation_id,
-        Message.id.between(millisecond + bytes(10), millisecond + b"\xff" * 10),
-        Message.ingest_id == ingest_id,
+@lru_cache  # to make such a statement takes longer than to run it
+def _named(bodies: int) -> sa.Select[bytes, bytes]:
+    """Ask which bodies are named by the messages of so many milliseconds, each of one owner."""
+    of_each = (
+        sa.and_(
+            Message.organisation_id == bindparam(f"organisation{number}"),
+            Message.id.between(bindparam(f"low{number}"), bindparam(f"high{number}")),
+        )
+        for number in range(bodies)
     )
+    return select(Message.ingest_id, Message.organisation_id).distinct().where(sa.or_(*of_each))

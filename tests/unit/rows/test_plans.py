@@ -9,9 +9,9 @@ import pytest
 from sqlalchemy import event, text
 
 from installation import Installation
-from mailtape.domain.ids import MessageId, OrganisationId
+from mailtape.domain.ids import IngestId, MessageId, OrganisationId
 from mailtape.domain.query import MessageQuery
-from mailtape.rows import messages
+from mailtape.rows import messages, retention
 from mailtape.rows.database import Session
 from postroom import QA, deposit_many
 
@@ -121,6 +121,34 @@ async def test_counts_hits_by_walking_the_search_index(
         walk, *lookups = plan.splitlines()
         assert walk.startswith("SCAN message_search")
         assert lookups == ["SEARCH messages USING INTEGER PRIMARY KEY (rowid=?)"]
+
+
+@on_sqlite
+async def test_bodies_are_looked_for_by_the_ids_of_their_messages(
+    installation: Installation, acme: OrganisationId
+) -> None:
+    bodies = [(IngestId(key), acme) for key in await deposit_many(installation, acme, 64)]
+
+    plan = await installation.parts.database.read(
+        plan_of, lambda s: retention.without_rows(s, bodies)
+    )
+
+    assert plan.count("ix_messages_id (organisation_id=? AND id>? AND id<?)") == 64
+
+
+@on_mysql
+async def test_bodies_are_looked_for_by_a_range_of_one_key(
+    installation: Installation, acme: OrganisationId, rival: OrganisationId
+) -> None:
+    ids = [await deposit_many(installation, tenant, 600) for tenant in (acme, rival)]
+    bodies = [(IngestId(key), acme) for key in ids[0][:64]]
+    database = installation.parts.database
+    await database.write(lambda s: s.execute(text("ANALYZE TABLE messages")).all())
+
+    (plan,) = await database.read(explained, lambda s: retention.without_rows(s, bodies), "EXPLAIN")
+
+    assert (plan.key, plan.type) == ("ix_messages_id", "range")
+    assert int(plan.rows) < 100
 
 
 WALKS = (

@@ -14,6 +14,7 @@ from mailtape.ports.bodies import Blob, Body, BodyKey
 from mailtape.rows import events, messages
 from mailtape.rows.usage import Usage
 from mailtape.rows.writing_thread import WritingThread
+from mailtape.services import retention
 from mailtape.services.retention import Bounds, sweep, trim
 from mailtape.stores.sqlite_queue import SqliteQueue
 from postroom import a_mail, deliver, deliver_envelope
@@ -135,6 +136,30 @@ async def test_sweeps_old_bodies_that_nothing_names(
     assert await _swept(installation) == 1
 
     assert await bodies.keys(None, 10) == [young]
+
+
+async def test_sweeps_page_by_page_and_looks_at_no_page_of_young_ones(
+    installation: Installation, acme: OrganisationId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "_SWEPT_AT_ONCE", 3)
+    monkeypatch.setattr(retention, "_CHUNK", 2)
+    bodies = installation.parts.bodies
+    old = [BodyKey(_aged(timedelta(days=2, minutes=number)), acme) for number in range(7)]
+    young = [BodyKey(_aged(timedelta(minutes=number)), acme) for number in range(7)]
+    await bodies.keep([_body(key) for key in (*old, *young)])
+    pages, keys = list[int](), bodies.keys
+
+    async def counted(after: BodyKey | None, most: int) -> list[BodyKey]:
+        page = await keys(after, most)
+        pages.append(len(page))
+        return page
+
+    monkeypatch.setattr(bodies, "keys", counted)
+
+    assert await _swept(installation) == 7
+
+    assert pages == [3, 3, 3]
+    assert await keys(None, 100) == sorted(young)
 
 
 async def test_spares_bodies_that_a_message_or_the_queue_names(
