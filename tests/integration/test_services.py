@@ -14,6 +14,7 @@ import pymysql
 import pytest
 import redis
 
+import processes
 import services
 from services import Instance
 
@@ -191,6 +192,20 @@ def test_a_stopped_service_is_not_named_and_can_start_again(instance: Instance) 
 
     assert "REDIS_URL" not in stopped
     assert stopped.items() < instance.variables().items()
+
+
+def test_without_a_name_all_come_up(instance: Instance) -> None:
+    (port,) = processes.free_ports(1)
+    given = instance._environment | {"POSTFIX_SMTP": f"127.0.0.1:{port}"}
+    instance.stop("redis")
+    try:
+        services._run("up", environment=given)
+        said = services._run("status", environment=given).splitlines()
+    finally:
+        instance.stop("postfix")
+
+    runs = [f"{name}: runs in {instance.folder / name}" for name in (*USES, "postfix")]
+    assert sorted(said) == sorted(["tools: installed", *runs])
 
 
 @pytest.mark.parametrize(
