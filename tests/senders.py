@@ -15,6 +15,8 @@ from typing import Self
 
 SENDER = b"shop@example.org"
 RECIPIENT = b"qa@example.net"
+LARGE_OCTETS = 300_000
+"""More than a broker carries: it is claimed in another store meanwhile."""
 _REPLY_SECONDS = 60.0
 _PAUSE_SECONDS = 0.02
 _TRIES = 3000
@@ -265,13 +267,17 @@ class Senders:
         return line
 
 
-def numbered(count: int, *, size: int = 2_000, prefix: str = "mail") -> Iterator[tuple[str, bytes]]:
-    """Make mails, each with a subject of its own that is also its name."""
+def numbered(
+    count: int, *, size: int = 2_000, prefix: str = "mail", large_each: int = 0
+) -> Iterator[tuple[str, bytes]]:
+    """Make mails, each with a subject of its own that is also its name; one in so many is large."""
     for number in range(count):
         name = f"{prefix}-{number}"
         head = f"From: shop@example.org\r\nTo: qa@example.net\r\nSubject: {name}\r\n\r\n"
         line = f"{name} thanks you for your order number {number}.\r\n"
-        yield name, (head + line * (size // len(line) + 1)).encode()
+        is_large = large_each and number % large_each == 0
+        octets = LARGE_OCTETS if is_large else size
+        yield name, (head + line * (octets // len(line) + 1)).encode()
 
 
 def _pace(per_second: float) -> Iterator[None]:
