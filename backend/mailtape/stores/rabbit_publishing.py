@@ -47,13 +47,13 @@ class RabbitPublishing:
         self._confirming = ConfirmingChannel(cast("Channel", await channel.get_underlay_channel()))
         return channel
 
-    def check_connected(self) -> None:
-        """Pass while there is a connection.
+    async def ready(self) -> None:
+        """Return when the broker takes messages, after as long as a publish may take.
 
         Raises:
-            Unavailable: there is none at present.
+            Unavailable: it takes none, or is not there.
         """
-        _ = self._link.channel
+        await self._ready(self._publish_seconds)
 
     async def put(self, mail: RabbitMail) -> None:
         """Put a mail into the queue; durable on return.
@@ -87,10 +87,7 @@ class RabbitPublishing:
         if self._refused:
             await self._put(b"", PROBE, ANSWER_SECONDS)
             return
-        self.check_connected()
-        with broker_errors():
-            async with asyncio.timeout(ANSWER_SECONDS):
-                await self._link.unblocked()
+        await self._ready(ANSWER_SECONDS)
 
     async def somebody_listens(self, exchange: str) -> bool:
         """Tell whether any queue is bound to an exchange.
@@ -105,6 +102,12 @@ class RabbitPublishing:
                 raise
             return False
         return True
+
+    async def _ready(self, seconds: float) -> None:
+        _ = self._link.channel
+        with broker_errors():
+            async with asyncio.timeout(seconds):
+                await self._link.unblocked()
 
     async def _put(self, body: bytes, headers: HeadersType, seconds: float) -> None:
         properties = self._properties(headers)
@@ -128,7 +131,7 @@ class RabbitPublishing:
         *,
         exchange: str = "",
     ) -> None:
-        self.check_connected()
+        _ = self._link.channel
         assert self._confirming is not None  # noqa: S101 - it is opened with the connection
         with broker_errors():
             async with asyncio.timeout(seconds):

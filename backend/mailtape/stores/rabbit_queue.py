@@ -105,7 +105,7 @@ class RabbitQueue:
         if not mail.claimed:
             await self._publishing.put(mail)
             return
-        self._publishing.check_connected()
+        await self._publishing.ready()  # a claim of what is not queued stays for a day
         async with self._bounded.room(mail.size):
             await self._claims.keep(mail.ingest_id, raw)
         try:
