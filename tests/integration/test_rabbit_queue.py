@@ -1,6 +1,7 @@
 """What only the queue on RabbitMQ can meet: a broker, and connections that break."""
 
 import asyncio
+import contextlib
 import secrets
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -20,9 +21,9 @@ from mailtape.domain.errors import Conflict, StoreFull, Unavailable
 from mailtape.domain.ids import IngestId, new_id
 from mailtape.ports.queue import Leased, QueueDepth
 from mailtape.services.retention import sweep_claims
-from mailtape.stores import bounded_claims, rabbit_topology
+from mailtape.stores import bounded_claims, rabbit_parked, rabbit_topology
 from mailtape.stores.rabbit_consuming import LATE_SECONDS
-from mailtape.stores.rabbit_mail import CLAIM_OCTETS
+from mailtape.stores.rabbit_mail import CLAIM_OCTETS, RabbitMail
 from mailtape.stores.rabbit_queue import RabbitQueue
 from mailtape.stores.rabbit_topology import DELIVERY_LIMIT, Difference, RabbitTopology
 from services import Instance
@@ -522,6 +523,84 @@ async def test_a_mail_stays_parked_when_there_is_no_room_for_it(queues: RabbitQu
     assert [mail.receipt for mail in await queue.parked(10)] == [parked.receipt]
 
 
+@contextlib.asynccontextmanager
+async def looking(queue: RabbitQueue, receipt: int) -> AsyncIterator[None]:
+    """Looks at parked mail for as long as the context lasts; takes the mail out at its end."""
+    looks, enough = asyncio.Event(), asyncio.Event()
+
+    async def look(_: RabbitMail) -> None:
+        looks.set()
+        await enough.wait()
+
+    look_at_all = asyncio.create_task(queue._parked.take_out(receipt, look))
+    async with asyncio.timeout(SECONDS):
+        await looks.wait()
+        try:
+            yield
+        finally:
+            enough.set()
+            with contextlib.suppress(Unavailable):  # of whom the connection was cut
+                await look_at_all
+
+
+async def park(queue: RabbitQueue, *envelopes: Envelope) -> list[int]:
+    """Parks a small mail of each; gives the receipts, the oldest first."""
+    for envelope in envelopes:
+        await queue.put(envelope, b"one")
+        [mail] = await lease(queue, 1)
+        await queue.park(mail.receipt, "cannot be stored")
+    return [mail.receipt for mail in await queue.parked(len(envelopes))]
+
+
+async def test_who_looks_while_another_looks_sees_all_there_is_afterwards(
+    queue: RabbitQueue, queues: RabbitQueues
+) -> None:
+    other = await queues.open()
+    *others, last = await park(queue, *(an_envelope(b"one") for _ in range(5)))
+
+    async with looking(queue, last):
+        seen = asyncio.create_task(other.parked(10))
+        await asyncio.sleep(0.2)
+
+    assert [mail.receipt for mail in await seen] == others
+
+
+async def test_who_looks_in_vain_for_long_is_told_that_another_does(
+    queue: RabbitQueue, queues: RabbitQueues, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rabbit_parked, "_PATIENCE_SECONDS", 0.3)
+    other = await queues.open()
+    [receipt] = await park(queue, an_envelope(b"one"))
+
+    async with looking(queue, receipt):
+        with pytest.raises(Unavailable, match="Another process looks"):
+            await other.parked(10)
+
+    assert await other.parked(10) == []
+
+
+async def test_a_look_ends_with_the_process_that_looks(
+    queue: RabbitQueue, queues: RabbitQueues
+) -> None:
+    other = await queues.open()
+    receipts = await park(queue, *(an_envelope(b"one") for _ in range(3)))
+
+    async with looking(queue, receipts[0]), asyncio.timeout(SECONDS):
+        queue._parked._link.reopen()
+        while len(await other.parked(10)) < 3:
+            await asyncio.sleep(0.05)
+
+    assert [mail.receipt for mail in await other.parked(10)] == receipts
+
+
+async def test_what_is_counted_does_not_wait_for_a_look(queue: RabbitQueue) -> None:
+    receipts = await park(queue, *(an_envelope(b"one") for _ in range(2)))
+
+    async with looking(queue, receipts[0]), asyncio.timeout(1):
+        await queue.depth()
+        await queue.check_room()
+
+
 async def test_asking_for_room_leaves_nothing_to_be_leased(queues: RabbitQueues) -> None:
     queue = await queues.open(max_bytes=2000)
     kept = await fill(queue, 2000)
@@ -665,6 +744,40 @@ async def test_young_mail_in_other_hands_stops_no_sweep(
     await lease(worker, 1)
 
     assert await queue.named([IngestId(new_id(1))]) == set()
+
+
+async def test_parked_mail_is_named_whoever_else_looks(
+    queue: RabbitQueue, queues: RabbitQueues
+) -> None:
+    others = [await queues.open() for _ in range(2)]
+    envelopes = [accepted_ago(3 * 86_400) for _ in range(20)]
+    await park(queue, *envelopes)
+    parked = {envelope.ingest_id for envelope in envelopes}
+
+    named = await asyncio.gather(*(each.named(list(parked)) for each in (queue, *others)))
+
+    assert named == [parked] * 3
+
+
+async def test_parked_mail_that_is_offered_again_during_the_look_is_named(
+    queue: RabbitQueue, queues: RabbitQueues, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = await queues.open()
+    envelope = accepted_ago(3 * 86_400)
+    [receipt] = await park(queue, envelope)
+    may_have_mail = queue._may_have_mail
+    offering: list[asyncio.Task[bool]] = []
+
+    async def then_offer_again() -> bool:
+        found = await may_have_mail()
+        offering.append(asyncio.create_task(other.unpark(receipt)))
+        await asyncio.wait(offering, timeout=0.5)
+        return found
+
+    monkeypatch.setattr(queue, "_may_have_mail", then_offer_again)
+
+    assert await queue.named([envelope.ingest_id]) == {envelope.ingest_id}
+    assert await offering[0]
 
 
 async def test_claims_go_when_no_queue_names_their_mail(

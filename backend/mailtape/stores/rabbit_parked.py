@@ -2,15 +2,24 @@
 
 A queue cannot be read, only consumed: mail is fetched one by one, is not acknowledged, and goes
 back when the look is over or the process is. It goes back to the end, so whoever wants the oldest
-looks at all. Meanwhile nobody else sees it; of two who look at a time each may see less than there
-is.
+looks at all. Meanwhile nobody else sees it, and of two who look at a time each would see less than
+there is: so who looks first declares a queue that is exclusive to its connection, and goes with it.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
-from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
+from aio_pika.abc import (
+    AbstractChannel,
+    AbstractConnection,
+    AbstractIncomingMessage,
+    AbstractQueue,
+)
+from aiormq.exceptions import ChannelLockedResource
 
+from mailtape.domain.errors import Unavailable
 from mailtape.domain.ids import IngestId
 from mailtape.ports.queue import Parked
 from mailtape.stores.rabbit_connection import ANSWER_SECONDS, RabbitLink, broker_errors
@@ -18,6 +27,10 @@ from mailtape.stores.rabbit_mail import RabbitMail
 from mailtape.stores.rabbit_topology import RabbitTopology
 
 _UNKNOWN_REASON = "the broker gave it up"
+
+_PATIENCE_SECONDS = 20.0
+"""For another's look, which may wait for as long as a mail needs to be offered again."""
+_AGAIN_SECONDS = 0.2
 
 _LEAVE = False
 _STOP = True
@@ -31,6 +44,7 @@ class RabbitParked:
     def __init__(self, url: str, topology: RabbitTopology) -> None:
         self._topology = topology
         self._link = RabbitLink(url, f"asking {topology.queue}", self._open)
+        self._connection: AbstractConnection | None = None
         self._looking = asyncio.Lock()
 
     async def close(self) -> None:
@@ -39,17 +53,18 @@ class RabbitParked:
 
     async def _open(self, connection: AbstractConnection) -> AbstractChannel:
         await self._topology.declare(connection)
+        self._connection = connection
         return await connection.channel(publisher_confirms=False)
 
     async def count(self, queue: str) -> int:
-        """Count the messages of a queue that are delivered to nobody.
+        """Count the messages of a queue that are delivered to nobody; waits for no look.
 
         Raises:
             Unavailable: it cannot be told.
         """
         await self._link.start()
         with broker_errors():
-            async with asyncio.timeout(ANSWER_SECONDS), self._looking:
+            async with asyncio.timeout(ANSWER_SECONDS):
                 found = await self._link.channel.declare_queue(queue, passive=True)
         return found.declaration_result.message_count or 0
 
@@ -65,7 +80,7 @@ class RabbitParked:
                 del found[most:]
             return _LEAVE
 
-        await self._show(visit)
+        await self._look(visit)
         return sorted(found, key=_age)[:most]
 
     async def find(self, receipt: int) -> RabbitMail | None:
@@ -78,18 +93,25 @@ class RabbitParked:
             found.append(mail)
             return _STOP
 
-        await self._show(visit)
+        await self._look(visit)
         return found[0] if found else None
 
-    async def ingest_ids(self) -> set[IngestId]:
-        """Name everything that is parked."""
+    async def ingest_ids(self, unless: Callable[[], Awaitable[bool]]) -> set[IngestId] | None:
+        """Name everything that is parked; None when another process looks, or `unless` is true.
+
+        No parked mail is offered again or dropped meanwhile. `unless` is asked first and takes its
+        time, by when all is back that another look, or its end with its connection, gave back.
+        """
         found: set[IngestId] = set()
 
         async def visit(mail: RabbitMail, _: AbstractIncomingMessage) -> bool:
             found.add(mail.ingest_id)
             return _LEAVE
 
-        await self._show(visit)
+        async with self._alone(0) as parked:
+            if parked is None or await unless():
+                return None
+            await _show(parked, visit)
         return found
 
     async def take_out(
@@ -110,28 +132,87 @@ class RabbitParked:
                     await message.ack()
             return _LEAVE
 
-        await self._show(visit)
+        await self._look(visit)
         return found[0] if found else None
 
-    async def _show(self, visit: _Visit) -> None:
-        """Show parked mails one by one; whatever was not acknowledged goes back."""
+    async def _look(self, visit: _Visit) -> None:
+        """Show parked mails one by one; waits for another's look to end.
+
+        Raises:
+            Unavailable: it does not, or the broker is away.
+        """
+        async with self._alone(_PATIENCE_SECONDS) as parked:
+            if parked is None:
+                raise Unavailable("Another process looks at the parked mail; try again in a while.")
+            await _show(parked, visit)
+
+    @asynccontextmanager
+    async def _alone(self, patience: float) -> AsyncIterator[AbstractQueue | None]:
+        """Have parked mail to oneself; None when another process has it all the time.
+
+        Whatever was fetched and is not acknowledged goes back.
+        """
         await self._link.start()
-        async with self._looking:
-            channel = self._link.channel
-            queue = await channel.get_queue(self._topology.parked, ensure=False)
+        async with self._looking:  # the broker lets in whoever comes by the same connection
+            give_up_at = time.monotonic() + patience
+            channel = await self._enter()
+            while channel is None and time.monotonic() < give_up_at:
+                await asyncio.sleep(_AGAIN_SECONDS)
+                channel = await self._enter()
+            if channel is None:
+                yield None
+                return
             try:
-                while True:
-                    with broker_errors():
-                        message = await queue.get(fail=False, timeout=ANSWER_SECONDS)
-                    if message is None:
-                        return
-                    mail = RabbitMail.read(message.headers, message.body)
-                    if await visit(mail, message) is _STOP:
-                        return
+                yield await channel.get_queue(self._topology.parked, ensure=False)
             finally:
-                with broker_errors():
-                    underlay = await channel.get_underlay_channel()
-                    await underlay.basic_nack(0, multiple=True, requeue=True)  # 0: all of them
+                await self._leave(channel)
+
+    async def _enter(self) -> AbstractChannel | None:
+        """Keep others out, by a channel for the look alone; None when another does so."""
+        _ = self._link.channel
+        assert self._connection is not None  # noqa: S101 - it is there when its channel is
+        with self._or_anew():
+            async with asyncio.timeout(ANSWER_SECONDS):
+                channel = await self._connection.channel(publisher_confirms=False)
+                try:
+                    await channel.declare_queue(
+                        self._topology.looking,
+                        exclusive=True,
+                        arguments={"x-queue-type": "classic"},
+                    )
+                except ChannelLockedResource:
+                    return None
+        return channel
+
+    async def _leave(self, channel: AbstractChannel) -> None:
+        """Give back what was fetched, then let others in."""
+        with self._or_anew():
+            async with asyncio.timeout(ANSWER_SECONDS):
+                underlay = await channel.get_underlay_channel()
+                await underlay.basic_nack(0, multiple=True, requeue=True)  # 0: all of them
+                await channel.queue_delete(self._topology.looking)
+                await channel.close()
+
+    @contextmanager
+    def _or_anew(self) -> Iterator[None]:
+        """Give the connection up when the broker did not answer, and all that it stands for."""
+        try:
+            with broker_errors():
+                yield
+        except BaseException:
+            self._link.reopen()
+            raise
+
+
+async def _show(parked: AbstractQueue, visit: _Visit) -> None:
+    """Show mails one by one."""
+    while True:
+        with broker_errors():
+            message = await parked.get(fail=False, timeout=ANSWER_SECONDS)
+        if message is None:
+            return
+        if await visit(RabbitMail.read(message.headers, message.body), message) is _STOP:
+            return
 
 
 def _age(mail: Parked) -> tuple[int, bytes]:

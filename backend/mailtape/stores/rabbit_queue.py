@@ -236,16 +236,15 @@ class RabbitQueue:
         """See `ports.queue`.
 
         A broker tells how much waits and not what: while anything waits, or anybody holds mail that
-        was accepted a while ago, all of these are named; what is younger and held by another
-        process is not seen.
+        was accepted a while ago, or looks at parked mail, all of these are named; what is younger
+        and held by another process is not seen.
         """
         asked = set(ingest_ids)
         if not asked:
             return asked
         held = self._consuming.ingest_ids()
-        if await self._may_have_mail():
-            return asked
-        return asked & (held | await self._parked.ingest_ids())
+        parked = await self._parked.ingest_ids(unless=self._may_have_mail)
+        return asked if parked is None else asked & (held | parked)
 
     async def left_before(self, now: datetime) -> datetime | None:
         """Tell a time before which all mail was kept that nobody has to store any more; or None.

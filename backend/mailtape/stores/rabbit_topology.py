@@ -5,10 +5,11 @@
     NAME.parked   mail that waits for a person
     NAME.dead     exchange in front of NAME.parked
     NAME.late     exchange that leads to whoever holds mail that was accepted a while ago
+    NAME.looking  there while a process looks into NAME.parked, and its own; never has a message
 
-All three are quorum queues: every mail is in a synced log before it is confirmed. NAME refuses what
-is over its bound, so that the sender hears of it and nothing is dropped for something newer; only
-then is dead-lettering done at least once, which is to say confirmed by the next queue.
+The first three are quorum queues: every mail is in a synced log before it is confirmed. NAME
+refuses what is over its bound, so that the sender hears of it and nothing is dropped for something
+newer; only then is dead-lettering done at least once, which is to say confirmed by the next queue.
 
 A broker never changes the arguments of a queue. How much it holds and how often it delivers may be
 other than we would declare it, after a setting was changed or by another release: then the queue is
@@ -97,6 +98,11 @@ class RabbitTopology:
     def late(self) -> str:
         """The exchange that is bound to something while anybody holds late mail."""
         return f"{self.queue}.late"
+
+    @property
+    def looking(self) -> str:
+        """The exclusive queue of the process that looks at parked mail."""
+        return f"{self.queue}.looking"
 
     async def declare(self, connection: AbstractConnection) -> list[Difference]:
         """Make what is not there; what is there stays as it is, and is told where it differs.
