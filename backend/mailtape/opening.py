@@ -25,6 +25,7 @@ from mailtape.ports.queue import Queue
 from mailtape.rows.database import Database
 from mailtape.rows.mysql_database import MysqlDatabase, mysql_url
 from mailtape.rows.sqlite_database import SqliteDatabase
+from mailtape.services.processing import is_stored
 from mailtape.services.wakeups import Wakeups
 from mailtape.settings import Settings, WrongSettings, wrong_secret
 from mailtape.stores import mongo_connection, rabbit_connection, redis_connection
@@ -101,7 +102,7 @@ async def opened(settings: Settings, folder: DataFolder) -> AsyncIterator[Stores
         mongo = _mongo(settings, stack)
         bodies = files.bodies() if mongo is None else MongoBodies(mongo)
         claims = _claims(settings, files, mongo)
-        queue = await _queue(settings, files, claims, stack)
+        queue = await _queue(settings, files, claims, database, stack)
 
         async def prepare() -> None:
             for each in (bodies, claims):
@@ -190,12 +191,22 @@ def _claims(settings: Settings, files: SqliteFiles, mongo: MongoDatabase | None)
 
 
 async def _queue(
-    settings: Settings, files: SqliteFiles, claims: Claims | None, stack: AsyncExitStack
+    settings: Settings,
+    files: SqliteFiles,
+    claims: Claims | None,
+    database: Database,
+    stack: AsyncExitStack,
 ) -> Queue:
     url = _revealed(settings.rabbitmq_url)
     if url is None or claims is None:
         return files.queue(settings.queue_max_bytes)
-    queue = RabbitQueue(url, settings.rabbitmq_queue, claims, max_bytes=settings.queue_max_bytes)
+    queue = RabbitQueue(
+        url,
+        settings.rabbitmq_queue,
+        claims,
+        max_bytes=settings.queue_max_bytes,
+        stored=partial(is_stored, database),
+    )
     stack.push_async_callback(queue.close)
     await queue.start()
     return queue

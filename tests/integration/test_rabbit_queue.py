@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 import secrets
+import shutil
 import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import aio_pika
 import pytest
@@ -15,12 +17,22 @@ from aio_pika.abc import AbstractIncomingMessage
 import services
 from contract import rabbit
 from contract.rabbit import RabbitQueues
-from fakes import a_delivery, an_envelope
+from fakes import a_delivery, an_envelope, an_organisation_id
+from mailtape.data_folder import DataFolder
 from mailtape.domain.envelope import Envelope
 from mailtape.domain.errors import Conflict, StoreFull, Unavailable
 from mailtape.domain.ids import IngestId, new_id
+from mailtape.domain.tier import UNLIMITED
+from mailtape.mime.pack import pack
+from mailtape.mime.understand import understand
+from mailtape.opening import opened
 from mailtape.ports.queue import Leased, QueueDepth
+from mailtape.rows import tiers
+from mailtape.rows.database import Session
+from mailtape.rows.organisations import Organisation
+from mailtape.services.processing import Understood, store
 from mailtape.services.retention import sweep_claims
+from mailtape.settings import read_settings
 from mailtape.stores import bounded_claims, rabbit_parked, rabbit_topology
 from mailtape.stores.rabbit_consuming import LATE_SECONDS
 from mailtape.stores.rabbit_mail import CLAIM_OCTETS, RabbitMail
@@ -361,6 +373,44 @@ async def test_a_mail_whose_claim_is_gone_is_parked(
 
     assert [mail.raw for mail in await lease(queue, 1)] == [b"two"]
     assert [mail.reason for mail in await queue.parked(10)] == ["its raw bytes are gone"]
+
+
+async def test_a_stored_mail_whose_claim_is_gone_is_forgotten(
+    queue: RabbitQueue,
+    queues: RabbitQueues,
+    tmp_path: Path,
+    migrated_rows: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A broker offers it again that died before it had written the acknowledgement down."""
+    monkeypatch.setenv("RABBITMQ_URL", queues.url)
+    monkeypatch.setenv("RABBITMQ_QUEUE", queues.name)
+    folder = DataFolder(tmp_path)
+    shutil.copy(migrated_rows, folder.rows)
+    async with opened(read_settings(tmp_path / "none.env"), folder) as stores:
+        assert stores.claims is not None
+        now = datetime.now(UTC)
+        acme = Organisation(
+            id=an_organisation_id(), slug="acme", name="Acme", tier="unlimited", created_at=now
+        )
+        await stores.database.write(tiers.ensure, UNLIMITED)
+        await stores.database.write(Session.add, acme)
+        to_acme = (a_delivery(organisation_id=acme.id),)
+        stored, lost = (an_envelope(LARGE, deliveries=to_acme) for _ in range(2))
+        understood = Understood(stored, pack(LARGE, understand(LARGE)))
+        await store(stores.database, stores.bodies, [understood], now=now)
+        for envelope in (stored, lost):
+            await stores.queue.put(envelope, LARGE)
+            await stores.claims.delete([envelope.ingest_id])
+        await put(queue, b"two")
+
+        async with asyncio.timeout(SECONDS):
+            [mail] = await stores.queue.lease(3, 2**20)
+        await stores.queue.acknowledge([mail.receipt])
+
+        assert mail.raw == b"two"
+        assert [each.envelope.ingest_id for each in await queue.parked(10)] == [lost.ingest_id]
+        assert await becomes(queue, QueueDepth(waiting=0, leased=0, parked=1))
 
 
 # Leases and the death of workers

@@ -55,6 +55,17 @@ async def store(
     return stored
 
 
+async def is_stored(database: Database, envelope: Envelope) -> bool:
+    """Tell whether every organisation has a message of this mail; not when it deleted that since.
+
+    Raises:
+        Unavailable: it cannot be told.
+    """
+    organisations = {delivery.organisation_id for delivery in envelope.deliveries}
+    keys = [BodyKey(envelope.ingest_id, organisation_id) for organisation_id in organisations]
+    return not await database.read(retention.without_rows, keys)
+
+
 async def _forget_repeats(database: Database, bodies: Bodies, doubtful: Sequence[BodyKey]) -> None:
     """Delete bodies of mail that turned out to be a second delivery: no message names them."""
     if doubtful:

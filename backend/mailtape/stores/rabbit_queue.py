@@ -10,7 +10,7 @@ again. All that is done after `lease` may happen twice for other reasons too.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -58,10 +58,13 @@ class RabbitQueue:
         prefetch: int = _PREFETCH,
         publish_seconds: float = _PUBLISH_SECONDS,
         settle_seconds: float = SETTLE_SECONDS,
+        stored: Callable[[Envelope], Awaitable[bool]] | None = None,
     ) -> None:
+        """Make one; `stored` tells of a mail whose raw bytes are gone whether it is stored."""
         self._url = url
         self._topology = RabbitTopology(queue, max_bytes, settle_seconds)
         self._claims = claims
+        self._stored = stored
         self._bounded = BoundedClaims(claims, max_bytes)
         self._publishing = RabbitPublishing(url, self._topology, publish_seconds)
         self._consuming = RabbitConsuming(url, self._topology, prefetch)
@@ -135,12 +138,18 @@ class RabbitQueue:
                 return leased
 
     async def _read(self, receipt: int, mail: RabbitMail) -> Leased | None:
-        """Read a delivered mail; one that nobody could read is parked."""
+        """Read a delivered mail; one that nobody could read is parked.
+
+        A claim goes when its mail was acknowledged. The broker may have died before it had written
+        that down, or have the mail twice, and offer it again: where it is stored, it is forgotten.
+        """
         envelope = mail.envelope
         raw = await self._claims.fetch(mail.ingest_id) if mail.claimed else mail.raw
         if envelope is not None and raw is not None:
             return Leased(receipt, envelope, raw, mail.tries)
-        # A claim goes after its mail was acknowledged; the broker may have died on the word.
+        if envelope is not None and self._stored is not None and await self._stored(envelope):
+            await self._consuming.acknowledge([receipt])
+            return None
         reason = "its envelope cannot be read" if raw is not None else "its raw bytes are gone"
         log.error("mail.unreadable", ingest_id=to_text(mail.ingest_id), reason=reason)
         await self.park(receipt, reason)
