@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -82,6 +82,9 @@ class Fleet:
 
     def now(self) -> datetime:
         return self.installation.clock()
+
+    def key(self, name: str) -> str:
+        return f"mailtape:{{{self.acme.hex()}}}:{name}"
 
 
 @pytest.fixture
@@ -336,6 +339,38 @@ async def test_every_key_runs_out_by_itself(fleet: Fleet) -> None:
         for key in kept
         if "joined" not in key and key not in eternal
     )
+
+
+@pytest.mark.parametrize("lost", [("reserved", "octets"), ("reserved",), ("octets",)])
+async def test_room_of_reservations_that_ran_out_unseen_is_free_again(
+    fleet: Fleet, lost: tuple[str, ...]
+) -> None:
+    """Nobody asked about them for an hour, as while Redis is down, and their keys are gone."""
+    limits, (first, second, third) = Limits(storage_bytes=200), _keys(3)
+    await fleet.a_process().reserve(fleet.acme, limits, first, 150, fleet.now())
+    await asyncio.to_thread(_run_out, fleet, lost)
+
+    counters = fleet.a_process()
+    usage = await counters.usage(fleet.acme, fleet.now())
+    assert (usage.reserved_emails, usage.reserved_bytes) == (0, 0)
+    assert (await counters.reserve(fleet.acme, limits, second, 150, fleet.now())).accepted
+    assert not (await counters.reserve(fleet.acme, limits, third, 51, fleet.now())).accepted
+
+
+async def test_room_of_reservations_that_ran_out_unseen_is_free_to_who_fills(fleet: Fleet) -> None:
+    await fleet.a_process().reserve(fleet.acme, A_HUNDRED, _keys(1)[0], 150, fleet.now())
+    await asyncio.to_thread(_run_out, fleet, ("reserved", "octets"))
+    rows = SharedSqlCounters(fleet.installation.parts.database)
+    await rows.reserve(fleet.acme, A_HUNDRED, _keys(1, "rows")[0], 10, fleet.now())
+
+    usage = await fleet.a_process().usage(fleet.acme, fleet.now())
+    assert (usage.reserved_emails, usage.reserved_bytes) == (1, 10)
+
+
+def _run_out(fleet: Fleet, names: Iterable[str]) -> None:
+    for name in names:
+        assert fleet.server.pexpire(fleet.key(name), 1)
+    time.sleep(0.01)
 
 
 async def _counted(counters: RedisCounters, fleet: Fleet) -> tuple[int, int]:

@@ -47,7 +47,15 @@ local function drop(digest)
     if held ~= '0' then redis.call('HINCRBY', figures, 'held', '-' .. held) end
   end
 end
+local function mend() -- of what is reserved, the sum outlives its parts, unless they were swept
+  local there = redis.call('EXISTS', reserved, octets)
+  if there == 1 or (there == 0 and redis.call('HGET', figures, 'held') ~= '0') then
+    redis.call('DEL', reserved, octets)
+    redis.call('HSET', figures, 'held', 0)
+  end
+end
 local function sweep(now)
+  mend()
   for _, digest in ipairs(redis.call('ZRANGEBYSCORE', reserved, '-inf', now, 'LIMIT', 0, 100)) do
     drop(digest)
   end
@@ -245,7 +253,10 @@ if empty then
   redis.call('DEL', reserved, octets, committed)
   redis.call('HSET', figures, 'epoch', ARGV[1], 'octets', ARGV[3], 'held', 0, 'arrival', ARGV[4],
     'restated', 0)
-elseif tonumber(ARGV[4]) > tonumber(redis.call('HGET', figures, 'arrival')) then
+else
+  mend()
+end
+if tonumber(ARGV[4]) > tonumber(redis.call('HGET', figures, 'arrival')) then
   redis.call('HSET', figures, 'arrival', ARGV[4])
 end
 redis.call('SETNX', month, ARGV[2])
