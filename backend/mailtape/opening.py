@@ -59,6 +59,8 @@ class Counting:
     counters: Counters
     reconcile: Upkeep | None = None
     """Compares them with the rows, every few seconds."""
+    look: Upkeep | None = None
+    """Looks what mail is stored by now, without which nothing is taken off; every few seconds."""
     tend: Upkeep | None = None
     """Notices that they were emptied, every second."""
 
@@ -260,15 +262,22 @@ async def _in_redis(
     counters = StandbyCounters(redis, SharedSqlCounters(database), connection)
     stack.push_async_callback(counters.close)
 
+    stored: datetime | None = None
+
+    async def look(now: datetime) -> int:
+        nonlocal stored
+        stored = await _stored_before(queue, now) or stored  # once true, it stays true
+        return 0
+
     async def reconcile(now: datetime) -> int:
-        return await redis.reconcile(now, stored=await _stored_before(queue, now))
+        return await redis.reconcile(now, stored=stored)
 
     async def tend(now: datetime) -> int:
         if connection.available:  # while it is away nothing can be noticed, and that is logged
             await redis.tend(now)
         return 0
 
-    return Counting(counters, reconcile, tend)
+    return Counting(counters, reconcile, look, tend)
 
 
 async def _stored_before(queue: Queue, now: datetime) -> datetime | None:

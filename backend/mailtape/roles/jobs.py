@@ -22,6 +22,7 @@ log = structlog.get_logger(__name__)
 _TRIM_SECONDS = 30.0
 _FLUSH_SECONDS = 5.0
 _RECONCILE_SECONDS = 5.0
+_LOOK_SECONDS = 5.0
 _TEND_SECONDS = 1.0
 _SWEEP_SECONDS = 3600.0
 _TIDY_SECONDS = 60.0
@@ -61,6 +62,7 @@ def of_counters(counting: Counting, clock: Callable[[], datetime]) -> list[Job]:
     """Keep the counters of this process true to the rows."""
     due = (
         (_RECONCILE_SECONDS, "counters.reconcile", counting.reconcile),
+        (_LOOK_SECONDS, "counters.look", counting.look),
         (_TEND_SECONDS, "counters.tend", counting.tend),
     )
     return [

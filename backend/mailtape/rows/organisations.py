@@ -1,5 +1,6 @@
 """Organisations: the tenants. Every other row but a user's belongs to one of them."""
 
+from collections.abc import Iterable
 from datetime import datetime
 
 from sqlalchemy import ForeignKey, String, bindparam, select, update
@@ -76,6 +77,16 @@ def find_local(session: Session) -> OrganisationId:
     organisation = find_by_slug(session, LOCAL_SLUG)
     assert organisation is not None, "the first start makes it"  # noqa: S101
     return OrganisationId(organisation.id)
+
+
+def storage(session: Session, organisation_ids: Iterable[OrganisationId]) -> dict[bytes, int]:
+    """Read the raw bytes that each of these has stored."""
+    found = session.execute(
+        select(Organisation.id, Organisation.storage_bytes).where(
+            Organisation.id.in_(organisation_ids)
+        )
+    )
+    return dict(found.all())
 
 
 def change_nothing(session: Session) -> None:

@@ -1,6 +1,8 @@
 """What an organisation has used, by calendar month in UTC."""
 
-from sqlalchemy import String, bindparam, update
+from collections.abc import Iterable
+
+from sqlalchemy import String, bindparam, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from mailtape.domain.ids import OrganisationId
@@ -34,6 +36,18 @@ _ADD = (
 def find(session: Session, organisation_id: OrganisationId, period: str) -> Usage | None:
     """Read a month; None when nothing was used in it."""
     return session.get(Usage, (organisation_id, period))
+
+
+def emails(
+    session: Session, organisation_ids: Iterable[OrganisationId], period: str
+) -> dict[bytes, int]:
+    """Read the mails of a month of those organisations that have used anything in it."""
+    found = session.execute(
+        select(Usage.organisation_id, Usage.emails).where(
+            Usage.organisation_id.in_(organisation_ids), Usage.period == period
+        )
+    )
+    return dict(found.all())
 
 
 def add(

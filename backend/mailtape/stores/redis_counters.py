@@ -15,10 +15,12 @@ commit is added for as long as its mail may still be on its way into the rows.
 
 import asyncio
 import secrets
+import time
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import TypeAlias
 
 import structlog
@@ -53,6 +55,10 @@ _AT_ONCE = 200
 """Questions that go together."""
 _FILLED_AT_ONCE = 1000
 """What is held, in one call: well within the time that a call may take."""
+_COMPARED_AT_ONCE = 50
+"""Organisations: whoever asks at a door waits for no more of them than that."""
+_ROUND_SECONDS = 0.25
+"""How long comparing goes on each time: a twentieth of what lies between two rounds."""
 _TRIES = 3
 """How often counters may be found empty before whoever asks is told that it cannot be told."""
 _OTHERS_SECONDS = 0.1
@@ -77,6 +83,16 @@ class _Account:
     """What was seen when they were last compared with the rows, if they differed."""
     above: "_Seen | None" = None
     """What was seen first since they are above the rows."""
+
+    def correct(self, seen: "_Seen", stored: datetime | None) -> list[int]:
+        """Tell by how much mails and octets are to be corrected, now that this was seen."""
+        last, self.last = _same(self.last, seen), seen
+        above, self.above = _same(self.above, seen) or seen, None
+        settled = above if stored is not None and above.at < stored else None
+        steps = [_step(seen, last, settled, figure) for figure in (0, 1)]
+        if seen.counted != seen.stored and settled is None and not any(steps):
+            self.above = above
+        return steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +193,7 @@ class RedisCounters:
     async def reconcile(self, now: datetime, *, stored: datetime | None) -> int:
         """Compare with the rows, which are the truth, and tell how many organisations differed.
 
+        A round takes a quarter of a second; the next one goes on with those whose turn it is.
         Rows above the counters are mail that was not counted; it is counted when the next call sees
         the same. Counters above the rows may be mail that waits to be stored, and count on. All
         that was accepted before `stored` waits no more; None when that cannot be told. What an
@@ -185,9 +202,15 @@ class RedisCounters:
         Raises:
             Unavailable: Redis or the rows cannot be asked.
         """
-        differed = 0
-        for organisation_id in list(self._accounts):
-            differed += await self._compare(organisation_id, now, stored)
+        begun, differed, left = time.monotonic(), 0, len(self._accounts)
+        while left > 0:
+            turn = list(islice(self._accounts, min(left, _COMPARED_AT_ONCE)))
+            for organisation_id in turn:  # also when it fails, so that one cannot stop the others
+                self._accounts.move_to_end(organisation_id)
+            differed += await self._compare(turn, now, stored, begun)
+            left -= len(turn)
+            if time.monotonic() - begun > _ROUND_SECONDS:
+                break
         return differed
 
     async def bring_in(self, organisation_id: OrganisationId, now: datetime) -> None:
@@ -478,27 +501,25 @@ class RedisCounters:
         return emptied
 
     async def _compare(
-        self, organisation_id: OrganisationId, now: datetime, stored: datetime | None
-    ) -> bool:
+        self, turn: Sequence[OrganisationId], now: datetime, stored: datetime | None, begun: float
+    ) -> int:
         period = f"{now.year:04}-{now.month:02}"
-        rows = await self._database.read(_rows, organisation_id, period, now)
-        emails, octets, _, _, _, restated = await self._figures(organisation_id, now)
-        account = self._account(organisation_id)
-        counters = (period, account.epoch, restated)
-        seen = _Seen(now, counters, (emails, octets), (rows.emails, rows.octets))
-        last, account.last = _same(account.last, seen), seen
-        above, account.above = _same(account.above, seen) or seen, None
-        if seen.counted == seen.stored:
-            return False
-        settled = above if stored is not None and above.at < stored else None
-        steps = [_step(seen, last, settled, figure) for figure in (0, 1)]
-        if any(steps):
-            keys = self._keys(organisation_id, period)
-            arguments: list[Argument] = [account.epoch, restated, *steps]
-            await self._redis.run([Call(scripts.RESTATE, keys, arguments)])
-        elif settled is None:
-            account.above = above
-        return True
+        rows = await self._database.read(_stored, turn, period)
+        figures = await asyncio.gather(*(self._figures(each, now) for each in turn))
+        at = now + timedelta(seconds=time.monotonic() - begun)  # they may be as young as that
+        differed, calls = 0, []
+        for organisation_id, (emails, octets, _, _, _, restated) in zip(turn, figures, strict=True):
+            account = self._account(organisation_id)
+            counters = (period, account.epoch, restated)
+            seen = _Seen(at, counters, (emails, octets), rows[organisation_id])
+            differed += seen.counted != seen.stored
+            steps = account.correct(seen, stored)
+            if any(steps):
+                keys = self._keys(organisation_id, period)
+                calls.append(Call(scripts.RESTATE, keys, [account.epoch, restated, *steps]))
+        if calls:
+            await self._redis.run(calls)
+        return differed
 
     def _account(self, organisation_id: OrganisationId) -> _Account:
         account = self._accounts.get(organisation_id)
@@ -545,6 +566,15 @@ def _rows(session: Session, organisation_id: OrganisationId, period: str, now: d
         arrival_us=organisation.arrival_us if organisation else 0,
         held=held,
     )
+
+
+def _stored(
+    session: Session, turn: Sequence[OrganisationId], period: str
+) -> dict[OrganisationId, tuple[int, int]]:
+    """Tell of each organisation what the rows come to: mails of the month, and octets."""
+    emails = usage.emails(session, turn, period)
+    octets = organisations.storage(session, turn)
+    return {each: (emails.get(each, 0), octets.get(each, 0)) for each in turn}
 
 
 def _let_go(session: Session, organisation_id: OrganisationId, held: Sequence[_Held]) -> None:

@@ -92,7 +92,7 @@ async def _counted(counters: RedisCounters) -> list[int]:
     await counters.release(nobody, [other])
     used = await counters.usage(nobody, now)
     await counters.reconcile(now, stored=None)
-    await counters.reconcile(now, stored=now + timedelta(seconds=1))
+    await counters.reconcile(now, stored=now + timedelta(minutes=1))
     return [
         held.reserved_emails,
         used.reserved_emails,
