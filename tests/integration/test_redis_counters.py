@@ -738,6 +738,69 @@ async def test_who_brings_holds_in_takes_none_away_that_changed_meanwhile(
     assert (usage.emails, usage.reserved_emails) == (rounds * each, 0)
 
 
+def _hour_passes(fleet: Fleet) -> None:
+    """Let Redis know no longer what was committed."""
+    fleet.server.delete(fleet.key("committed"))
+
+
+@pytest.mark.parametrize("counted", [True, False])
+@pytest.mark.parametrize("delivered", [True, False])
+async def test_what_the_rows_held_is_counted_once_however_many_start_afterwards(
+    fleet: Fleet, *, counted: bool, delivered: bool
+) -> None:
+    """Who counted it in the rows died before Redis was back, with its counters or without."""
+    (key,) = _keys(1)
+    if counted:
+        await fleet.a_process().usage(fleet.acme, fleet.now())
+    rows = SharedSqlCounters(fleet.installation.parts.database)
+    await rows.commit(fleet.acme, [key], len(a_mail()), fleet.now())
+    if delivered:
+        await deliver(fleet.installation, fleet.acme, transaction=key[0])
+
+    assert await _counted(fleet.a_process(), fleet) == (1, len(a_mail()))
+    _hour_passes(fleet)
+    assert await _counted(fleet.a_process(), fleet) == (1, len(a_mail()))
+
+
+async def test_what_the_rows_held_is_counted_once_though_it_is_stored_at_that_moment(
+    fleet: Fleet,
+) -> None:
+    (key,) = _keys(1)
+    rows = SharedSqlCounters(fleet.installation.parts.database)
+    await rows.commit(fleet.acme, [key], len(a_mail()), fleet.now())
+    store = partial(deliver, fleet.installation, fleet.acme, transaction=key[0])
+    watched = Watched(fleet.installation.parts.database, before_writing=store)
+
+    assert await _counted(fleet.a_process(database=watched), fleet) == (1, len(a_mail()))
+    _hour_passes(fleet)
+    assert await _counted(fleet.a_process(), fleet) == (1, len(a_mail()))
+
+
+async def test_what_the_rows_held_is_counted_once_though_who_counts_it_dies(fleet: Fleet) -> None:
+    async def die() -> None:
+        raise Unavailable("The process is gone.")
+
+    (key,) = _keys(1)
+    await fleet.a_process().usage(fleet.acme, fleet.now())
+    rows = SharedSqlCounters(fleet.installation.parts.database)
+    await rows.commit(fleet.acme, [key], 100, fleet.now())
+    dying = fleet.a_process(database=Watched(fleet.installation.parts.database, before_writing=die))
+    with pytest.raises(Unavailable):
+        await dying.usage(fleet.acme, fleet.now())
+
+    assert await _counted(fleet.a_process(), fleet) == (1, 100)
+    _hour_passes(fleet)
+    assert await _counted(fleet.a_process(), fleet) == (1, 100)
+
+
+async def test_who_starts_takes_no_promise_from_who_still_asks_the_rows(fleet: Fleet) -> None:
+    rows = SharedSqlCounters(fleet.installation.parts.database)
+    await rows.reserve(fleet.acme, A_HUNDRED, _keys(1)[0], 10, fleet.now())
+
+    for asked in (fleet.a_process(), rows):
+        assert (await asked.usage(fleet.acme, fleet.now())).reserved_bytes == 10
+
+
 WAYS = pytest.mark.parametrize("failure", [_killed, _paused])
 
 

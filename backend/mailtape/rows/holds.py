@@ -197,14 +197,20 @@ def remove_unchanged(
 ) -> None:
     """Forget those whose state and size are still as seen. Call it under the organisation's lock.
 
-    A commit that came between the look and this is nowhere else yet.
+    A commit that came between the look and this is nowhere else yet; that its mail was stored is
+    nothing new of what was seen committed.
     """
     there = session.execute(
         select(Hold.digest, Hold.state, Hold.octets).where(
             Hold.organisation_id == organisation_id, Hold.digest.in_(list(seen))
         )
     )
-    same = [digest for digest, state, octets in there if seen[digest] == (state, octets)]
+    same = [
+        digest
+        for digest, state, octets in there
+        if seen[digest] == (state, octets)
+        or (seen[digest] == (State.COMMITTED, octets) and state == State.STORED)
+    ]
     if same:
         remove(session, organisation_id, same)
 

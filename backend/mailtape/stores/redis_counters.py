@@ -222,9 +222,7 @@ class RedisCounters:
             Unavailable: Redis or the rows cannot be asked; the same call may be made again.
         """
         held = await self._fill_once(organisation_id, now)
-        for start in range(0, len(held), _FILLED_AT_ONCE):
-            chunk = held[start : start + _FILLED_AT_ONCE]
-            await self._database.write(_let_go, organisation_id, chunk)
+        await self._let_go(organisation_id, [each for each in held if _is_reserved(each)])
 
     def own(self, organisation_id: OrganisationId, now: datetime) -> list[Grant]:
         """List what this process granted and counted and others may not know."""
@@ -481,12 +479,23 @@ class RedisCounters:
             ours = "yes" if filled.decode() == epoch else "no"
             arguments = [epoch, *figures, ours, *(part for item in chunk for part in item)]
             (filled,) = await self._redis.run([Call(scripts.FILL, keys, arguments)])
+        # Counted: nobody else may count it an hour from now, when Redis knows its name no more.
+        # Who dies before this leaves it to the next one who fills; if that is so much later, it
+        # counts twice until `reconcile` has seen it. What is reserved stays for those who still
+        # ask the rows: it counts once by its name, and runs out.
+        await self._let_go(organisation_id, [each for each in rows.held if not _is_reserved(each)])
         account.epoch = filled.decode()
         self._unfilled.discard(organisation_id)
         if emptied:
             log.warning("counters.emptied", organisation=organisation_id.hex())
             await asyncio.sleep(_OTHERS_SECONDS)
         return rows.held
+
+    async def _let_go(self, organisation_id: OrganisationId, held: Sequence[_Held]) -> None:
+        """Hold in the rows no longer what was read there."""
+        for start in range(0, len(held), _FILLED_AT_ONCE):
+            chunk = held[start : start + _FILLED_AT_ONCE]
+            await self._database.write(_let_go, organisation_id, chunk)
 
     async def _emptied(self, now_us: int) -> bool:
         """Tell whether Redis was emptied since this was asked last: a key that stays is gone."""
@@ -577,8 +586,12 @@ def _stored(
     return {each: (emails.get(each, 0), octets.get(each, 0)) for each in turn}
 
 
+def _is_reserved(held: _Held) -> bool:
+    return held[3] == _WHAT[State.RESERVED]
+
+
 def _let_go(session: Session, organisation_id: OrganisationId, held: Sequence[_Held]) -> None:
-    """Hold in the rows no longer what was read there, if it is still the same."""
+    """Forget holds that were read, but not what became of them later."""
     organisations.lock(session, organisation_id)
     seen = {digest: (_STATES[what], octets) for digest, octets, _, what, _ in held}
     holds.remove_unchanged(session, organisation_id, seen)
