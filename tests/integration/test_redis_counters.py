@@ -793,12 +793,37 @@ async def test_what_the_rows_held_is_counted_once_though_who_counts_it_dies(flee
     assert await _counted(fleet.a_process(), fleet) == (1, 100)
 
 
-async def test_who_starts_takes_no_promise_from_who_still_asks_the_rows(fleet: Fleet) -> None:
+@pytest.mark.parametrize("verb", ["usage", "bring_in"])
+async def test_who_fills_takes_no_promise_from_who_still_asks_the_rows(
+    fleet: Fleet, verb: str
+) -> None:
+    """A process that starts, and one that finds Redis back before another does."""
     rows = SharedSqlCounters(fleet.installation.parts.database)
     await rows.reserve(fleet.acme, A_HUNDRED, _keys(1)[0], 10, fleet.now())
 
-    for asked in (fleet.a_process(), rows):
+    counters = fleet.a_process()
+    await getattr(counters, verb)(fleet.acme, fleet.now())
+
+    for asked in (counters, rows):
         assert (await asked.usage(fleet.acme, fleet.now())).reserved_bytes == 10
+
+
+@pytest.mark.parametrize("redis_is_back", [True, False])
+async def test_what_the_rows_promised_is_counted_once_though_it_is_stored_before_it_is_committed(
+    fleet: Fleet, *, redis_is_back: bool
+) -> None:
+    (key,) = _keys(1)
+    await fleet.a_process().usage(fleet.acme, fleet.now())
+    rows = SharedSqlCounters(fleet.installation.parts.database)
+    await rows.reserve(fleet.acme, A_HUNDRED, key, 10, fleet.now())
+    counters = fleet.a_process() if redis_is_back else rows
+    assert (await counters.usage(fleet.acme, fleet.now())).reserved_emails == 1
+    await deliver(fleet.installation, fleet.acme, transaction=key[0])
+    await counters.commit(fleet.acme, [key], len(a_mail()), fleet.now())
+
+    for _ in range(2):
+        _hour_passes(fleet)
+        assert await _counted(fleet.a_process(), fleet) == (1, len(a_mail()))
 
 
 WAYS = pytest.mark.parametrize("failure", [_killed, _paused])

@@ -1,7 +1,8 @@
 """Room that is held for mail on its way, where the rows are asked because Redis is not.
 
 A hold is reserved, then committed when its mail is safe, then stored when the mail has rows and is
-counted there. A stored hold counts nothing; it is kept so that the same key is known again.
+counted there. A stored hold counts nothing; it is kept so that the same key is known again. One
+that was only reserved here is known then, not stored: it may have been committed in Redis.
 
 It stays under the name that it was reserved by, here as in Redis, whatever its transaction is
 called later; `JoinedName` leads there.
@@ -18,6 +19,7 @@ from sqlalchemy import (
     Index,
     String,
     Table,
+    case,
     delete,
     func,
     insert,
@@ -41,7 +43,7 @@ class State(IntEnum):
     COMMITTED = 1
     STORED = 2
     KNOWN = 3
-    """Its mail had been stored before the hold was written; nobody has to be told to count it."""
+    """Its mail was stored before it was committed here; nobody has to be told to count it."""
 
 
 class Hold(Row):
@@ -164,7 +166,10 @@ def settle(
             Hold.digest.in_(_digests(session, stored)),
             Hold.state.in_((State.RESERVED, State.COMMITTED)),
         )
-        .values(state=State.STORED, expires_at=now + _REMEMBERED),
+        .values(
+            state=case((Hold.state == State.COMMITTED, State.STORED), else_=State.KNOWN),
+            expires_at=now + _REMEMBERED,
+        ),
         execution_options={"synchronize_session": False},
     )
 

@@ -214,15 +214,14 @@ class RedisCounters:
         return differed
 
     async def bring_in(self, organisation_id: OrganisationId, now: datetime) -> None:
-        """Add what is held for an organisation in the rows, and hold it there no longer.
+        """Add what is held for an organisation in the rows.
 
         What another process changes there meanwhile stays for whoever comes next.
 
         Raises:
             Unavailable: Redis or the rows cannot be asked; the same call may be made again.
         """
-        held = await self._fill_once(organisation_id, now)
-        await self._let_go(organisation_id, [each for each in held if _is_reserved(each)])
+        await self._fill_once(organisation_id, now)
 
     def own(self, organisation_id: OrganisationId, now: datetime) -> list[Grant]:
         """List what this process granted and counted and others may not know."""
@@ -481,9 +480,8 @@ class RedisCounters:
             (filled,) = await self._redis.run([Call(scripts.FILL, keys, arguments)])
         # Counted: nobody else may count it an hour from now, when Redis knows its name no more.
         # Who dies before this leaves it to the next one who fills; if that is so much later, it
-        # counts twice until `reconcile` has seen it. What is reserved stays for those who still
-        # ask the rows: it counts once by its name, and runs out.
-        await self._let_go(organisation_id, [each for each in rows.held if not _is_reserved(each)])
+        # counts twice until `reconcile` has seen it.
+        await self._let_go(organisation_id, rows.held)
         account.epoch = filled.decode()
         self._unfilled.discard(organisation_id)
         if emptied:
@@ -492,7 +490,11 @@ class RedisCounters:
         return rows.held
 
     async def _let_go(self, organisation_id: OrganisationId, held: Sequence[_Held]) -> None:
-        """Hold in the rows no longer what was read there."""
+        """Hold in the rows no longer what was read there.
+
+        What is only reserved stays for those who still ask the rows; it runs out.
+        """
+        held = [each for each in held if each[3] != _WHAT[State.RESERVED]]
         for start in range(0, len(held), _FILLED_AT_ONCE):
             chunk = held[start : start + _FILLED_AT_ONCE]
             await self._database.write(_let_go, organisation_id, chunk)
@@ -584,10 +586,6 @@ def _stored(
     emails = usage.emails(session, turn, period)
     octets = organisations.storage(session, turn)
     return {each: (emails.get(each, 0), octets.get(each, 0)) for each in turn}
-
-
-def _is_reserved(held: _Held) -> bool:
-    return held[3] == _WHAT[State.RESERVED]
 
 
 def _let_go(session: Session, organisation_id: OrganisationId, held: Sequence[_Held]) -> None:

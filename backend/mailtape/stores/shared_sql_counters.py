@@ -209,6 +209,8 @@ def _commit(
     organisations.lock(session, organisation_id)
     for key in keys:
         digest, hold = _find(session, organisation_id, key, now)
+        if hold is not None and hold.state == State.KNOWN:  # by the worker, and by nobody else yet
+            hold.state, hold.octets = State.STORED, octets
         if hold is not None and hold.state != State.RESERVED:
             continue
         if digest != holds.digest(*key):  # so that the worker finds it, however late
