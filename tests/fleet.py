@@ -10,7 +10,7 @@ import secrets
 import signal
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
@@ -30,6 +30,7 @@ _DOORS: Mapping[str, Mapping[str, str]] = {
 _MOST_DOORS = 2
 _START_SECONDS = 180
 """Each loads for seconds, and all of them at once on the cores that there are."""
+_VERIFIED_SECONDS = 900
 _LOG_TAIL = 8_000
 
 
@@ -60,7 +61,36 @@ class Process(Program):
         command: list[str | Path] = [role, "--data", folder]
         for name, flag in doors.items():
             command += [flag, self.listen[name]]
-        super().__init__(command, folder.with_suffix(".log"), settings)
+        self._notices: socket.socket | None = None
+        self._notify_socket = f"@mailtape-{secrets.token_hex(8)}"
+        told = {**settings, "NOTIFY_SOCKET": self._notify_socket}
+        super().__init__(command, folder.with_suffix(".log"), told)
+
+    def launch(self) -> None:
+        """Start it and do not wait; what it tells systemd from then on is heard."""
+        self._hear_no_more()
+        self._notices = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._notices.bind(self._notify_socket.replace("@", "\0"))
+        super().launch()
+
+    def close(self) -> None:
+        """Make sure that nothing of it runs any more."""
+        super().close()
+        self._hear_no_more()
+
+    def notices(self) -> list[str]:
+        """List what it has told systemd (sd_notify(3)) since it was asked for last."""
+        assert self._notices is not None, "it was launched"
+        heard = []
+        with suppress(BlockingIOError):
+            while True:
+                heard.append(self._notices.recv(1000, socket.MSG_DONTWAIT).decode())
+        return heard
+
+    def _hear_no_more(self) -> None:
+        if self._notices is not None:
+            self._notices.close()
+            self._notices = None
 
     @property
     def http(self) -> str:
@@ -176,6 +206,19 @@ def fleet(folder: Path, settings: Mapping[str, str], **counts: int) -> Iterator[
     except BaseException:
         made.print_logs()
         raise
+
+
+def assert_sound(ended: Fleet) -> None:
+    """Have everything on the servers verified, of a fleet that ended."""
+    verified = run(
+        "verifydata",
+        "--data",
+        ended.folder / "first",
+        cwd=ended.folder,
+        settings=ended.settings,
+        seconds=_VERIFIED_SECONDS,
+    )
+    assert verified.returncode == 0, verified.stdout + verified.stderr
 
 
 @contextmanager

@@ -16,6 +16,7 @@ class Inbox:
     """The messages of organisation `local`."""
 
     def __init__(self, http: str, token: str) -> None:
+        self.token = token
         self.client = httpx.Client(
             base_url=http,
             headers={"Authorization": f"Bearer {token}"},

@@ -78,9 +78,8 @@ def small(fleet: Fleet, chance: random.Random) -> Iterator[Owner]:
 @contextmanager
 def everywhere(fleet: Fleet, owner: Owner) -> Iterator[list[Owner]]:
     """Speak as the same caller to every API."""
-    token = owner.client.headers["Authorization"].removeprefix("Bearer ")
     first, second = (api.http for api in fleet.of("api"))
-    with owning(first, token) as one, owning(second, token) as other:
+    with owning(first, owner.token) as one, owning(second, owner.token) as other:
         yield [one, other]
 
 
@@ -582,6 +581,7 @@ def test_what_is_searched_and_deleted_at_one_api_is_so_at_the_other(
 def test_each_stops_while_mail_flows_and_nothing_is_lost(
     fleet: Fleet, local: Owner, chance: random.Random, tell: Callable[..., None]
 ) -> None:
+    """And each tells systemd when it is ready, and that it ends."""
     addresses = [local.address() for _ in range(2)]
     senders = [
         Senders(
@@ -599,7 +599,9 @@ def test_each_stops_while_mail_flows_and_nothing_is_lost(
     for process in order:
         for each in senders:
             each.wait_for(len(each.account.acknowledged) + 5, 90)
+        assert process.notices() == ["READY=1"]
         assert process.stop() == 0, process.log
+        assert process.notices() == ["STOPPING=1"]
         process.close()
         process.start()
     for each in senders:
@@ -735,8 +737,7 @@ def test_an_asgi_server_of_ones_own_serves_the_api(
             )
         try:
             if starts:
-                token = local.client.headers["Authorization"].removeprefix("Bearer ")
-                with owning(f"http://127.0.0.1:{port}", token) as owner:
+                with owning(f"http://127.0.0.1:{port}", local.token) as owner:
                     assert _answered(owner.client, "/usage").is_success
                 server.terminate()
             server.wait(60)
