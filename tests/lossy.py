@@ -4,6 +4,7 @@ import contextlib
 import selectors
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,7 +14,9 @@ _END_OF_MAIL = b"\r\n.\r\n"
 class Link:
     """Passes connections on to an address, byte for byte, until it is told to do otherwise."""
 
-    def __init__(self, to: str) -> None:
+    def __init__(self, to: str, *, slow_seconds: float = 0) -> None:
+        """Pass on to this address; each new connection takes so long."""
+        self._slow_seconds = slow_seconds
         host, _, port = to.rpartition(":")
         self._to = (host, int(port))
         self._listening = socket.create_server(("127.0.0.1", 0))
@@ -47,6 +50,7 @@ class Link:
             if self.cut.is_set():
                 self.refused += 1
                 return
+            time.sleep(self._slow_seconds)
             with socket.create_connection(self._to) as far:
                 self._pump(near, far)
 
@@ -73,9 +77,9 @@ class Link:
 
 
 @contextmanager
-def link(to: str) -> Iterator[Link]:
+def link(to: str, *, slow_seconds: float = 0) -> Iterator[Link]:
     """Open a link to an address for as long as the context lasts."""
-    opened = Link(to)
+    opened = Link(to, slow_seconds=slow_seconds)
     try:
         yield opened
     finally:

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from email.message import EmailMessage
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -25,6 +26,7 @@ import fleet as fleets
 import services
 from fleet import Fleet, Process, asked
 from live import Told, follow
+from lossy import link
 from owners import Owner, owning, registered
 from people import PASSWORD
 from senders import SENDER, Line, Senders, compare, numbered
@@ -626,6 +628,28 @@ def _subjects(owner: Owner, address: str) -> Iterable[str]:
         if page["next_cursor"] is None:
             return
         query["cursor"] = page["next_cursor"]
+
+
+def test_a_policy_daemon_has_connected_before_it_is_ready(
+    fleet: Fleet, small: Owner, places: dict[str, str]
+) -> None:
+    """Connections take longer here than the time in which Postfix is answered."""
+    server = urlsplit(places["REDIS_URL"])
+    with (
+        link(f"{places['DB_HOST']}:{places['DB_PORT']}", slow_seconds=0.4) as rows,
+        link(f"{server.hostname}:{server.port}", slow_seconds=0.15) as counters,
+    ):
+        policy = fleet.add(
+            "policy",
+            DB_PORT=rows.address.rpartition(":")[2],
+            REDIS_URL=server._replace(netloc=counters.address).geturl(),
+        )
+        policy.start()
+        try:
+            assert asked(policy.policy, small.address()) == "DUNNO"
+        finally:
+            policy.close()
+            fleet.processes.remove(policy)
 
 
 @pytest.mark.parametrize("role", ["api", "ingest", "policy"])

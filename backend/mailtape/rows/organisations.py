@@ -41,7 +41,8 @@ _TAKE = (
         storage_bytes=Organisation.storage_bytes + bindparam("bytes"),
     )
 )
-_NOBODY = bytes(16)
+NOBODY = OrganisationId(bytes(16))
+"""No organisation's id."""
 _LOCK = select(Organisation.sequence).where(Organisation.id == bindparam("of")).with_for_update()
 
 
@@ -91,7 +92,7 @@ def storage(session: Session, organisation_ids: Iterable[OrganisationId]) -> dic
 
 def change_nothing(session: Session) -> None:
     """Send a change that finds no row: a server has to run it, and nobody has to wait for it."""
-    session.execute(update(Organisation).where(Organisation.id == _NOBODY).values(name=""))
+    session.execute(update(Organisation).where(Organisation.id == NOBODY).values(name=""))
 
 
 def lock(session: Session, organisation_id: OrganisationId) -> Organisation:
