@@ -200,10 +200,17 @@ class Consumer:
     async def _blame(self, mail: Leased, error: Exception) -> None:
         """Take a try from a mail that failed alone, or give up on understanding or storing it."""
         ingest_id = to_text(mail.envelope.ingest_id)
+        parser_died = isinstance(error, ParserDied)
         if mail.tries + 1 < self._settings.tries:
-            log.warning("mail.retried", ingest_id=ingest_id, tries=mail.tries + 1, exc_info=error)
+            log.warning(  # no line of ours is at fault when a parser dies
+                "mail.retried",
+                ingest_id=ingest_id,
+                tries=mail.tries + 1,
+                reason=type(error).__name__,
+                exc_info=None if parser_died else error,
+            )
             await self._queue.retry(mail.receipt, self._settings.retry_seconds)
-        elif isinstance(error, ParserDied):
+        elif parser_died:
             log.warning("mail.left_unparsed", ingest_id=ingest_id)
             await self._store([mail], [pack(mail.raw, unparsed(mail.raw))])
         else:
