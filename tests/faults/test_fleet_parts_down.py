@@ -1,7 +1,8 @@
 """A fleet while one of its parts is down: what senders and readers are told, and what is left.
 
 The servers are this module's own, and are killed or paused as a machine would die or hang. One
-fleet stands for all tests, which come in any order, and each leaves every part running.
+fleet stands for all tests, which come in any order, and each leaves every part running. When all
+are done it is ended, and everything that is kept is verified.
 """
 
 import json
@@ -9,28 +10,37 @@ import random
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from typing import TypeAlias
 
 import httpx
 import pytest
 
 import fleet as fleets
 import services
-from fleet import Fleet, asked
-from owners import Owner, registered
+from fleet import Fleet, Process, asked
+from owners import Owner, owning, registered
 from processes import free_ports
 from senders import Line, Senders, compare, numbered
 from services import Instance
 
 pytestmark = [pytest.mark.services, pytest.mark.e2e]
 
+Event: TypeAlias = tuple[int, str]
+"""Its number, and the subject of the mail that it tells of."""
+
 SEEN_WITHIN = 120.0
 """Seconds after a part is back; what is not visible by then is lost."""
 ANSWER_WITHIN = 30.0
 """Seconds in which everybody is told something, whatever is down."""
 NOT_NOW = b"451 4.3.0"
+FULL = b"452 4.3.1"
+QUEUE_MAX_MIB = 2
+FILLING = 16_000
+"""Bytes of each of many mails; a worker holds 300 of them beside what the queue may hold."""
 UNTOLD = 3
 """Questions of one process that Redis does not answer before the process leaves it alone."""
 MAILS_A_MONTH = 8
@@ -52,12 +62,14 @@ def instance() -> Iterator[Instance]:
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory, instance: Instance) -> Iterator[Fleet]:
     folder = tmp_path_factory.mktemp("fleet")
-    settings = instance.variables()
+    settings = instance.variables() | {"QUEUE_MAX_BYTES": f"{QUEUE_MAX_MIB}MiB"}
     with fleets.fleet(folder, settings, api=1, ingest=1, policy=1, worker=1) as started:
         with closing(services.connect_mysql(settings)) as rows, rows.cursor() as cursor:
             limits = json.dumps({"emails_per_month": MAILS_A_MONTH, "storage_bytes": STORAGE})
             cursor.execute("UPDATE tiers SET limits = %s WHERE name = 'free'", (limits,))
         yield started
+        started.close()
+        fleets.assert_sound(started)
 
 
 @pytest.fixture
@@ -207,6 +219,46 @@ def test_without_mysql_known_addresses_take_mail_and_nobody_is_called_unknown(
     assert sorted(subjects(local, known, expected)) == expected
 
 
+def test_without_mysql_mail_is_taken_until_the_queue_is_full_and_all_of_it_is_stored(
+    fleet: Fleet, instance: Instance, local: Owner, tell: Callable[..., None]
+) -> None:
+    """Of an organisation without limits and of one whose mail is counted."""
+    ingest, address = fleet.of("ingest")[0], local.address()
+    mails = numbered(100_000, size=FILLING, prefix="filling")
+    senders = Senders(ingest.smtp, mails, recipient=address.encode())
+    with registered(fleet.of("api")[0].http) as owner:
+        counted = owner.address()
+        for known in (address, counted):
+            assert send(fleet, "before", known)[:3] == b"250"
+            assert ask(fleet, known) == "DUNNO"
+        down(instance, "mysql", "killed")
+        try:
+            assert send(fleet, "meanwhile", counted)[:3] == b"250"
+            senders.start()
+            deadline = time.monotonic() + SEEN_WITHIN
+            while not senders.account.refusals:
+                assert time.monotonic() < deadline, "it takes more than it has room for"
+                time.sleep(0.01)
+            taken = len(senders.account.acknowledged) * FILLING
+            assert send(fleet, "too much", counted) == FULL
+            assert ask(fleet, counted) == "DUNNO"
+        finally:
+            up(instance, "mysql", "killed")
+        senders.enough()
+        account = senders.join(60)
+        assert {reply[:9] for reply in account.refusals} == {FULL}
+        assert taken >= QUEUE_MAX_MIB * 2**20
+
+        until_works(fleet, address)
+        seen = subjects(local, address, account.acknowledged | {"before-0", "again-0"})
+        record = compare(account, (name for name in seen if name.startswith("filling")))
+        tell(record)
+        assert (record.lost, record.dup, record.unexpected) == (0, 0, 0), record
+        kept = subjects(owner, counted, {"before-0", "meanwhile-0"})
+        assert sorted(kept) == ["before-0", "meanwhile-0"]
+        assert owner.used() == 2
+
+
 @WAYS
 def test_whoever_writes_says_that_it_cannot_without_mysql(
     how: str, fleet: Fleet, instance: Instance, tmp_path: Path
@@ -354,20 +406,32 @@ def until_told(owner: Owner) -> int:
     return status
 
 
+@pytest.fixture(scope="module")
+def credulous(fleet: Fleet) -> Process:
+    """A policy daemon whose operator chose to let through what it cannot decide."""
+    policy = fleet.add("policy", POLICY_WHEN_BLIND="accept")
+    policy.start()
+    return policy
+
+
 @WAYS
 def test_without_redis_and_mysql_nothing_is_decided(
-    how: str, fleet: Fleet, instance: Instance
+    how: str, fleet: Fleet, instance: Instance, credulous: Process
 ) -> None:
+    """Nor is it where the operator chose to let it through: the door behind decides."""
     with registered(fleet.of("api")[0].http) as owner:
-        address = owner.address()
+        address, queue_id = owner.address(), secrets.token_hex(8)
         assert send(fleet, "before", address)[:3] == b"250"
         assert ask(fleet, address) == "DUNNO"
+        assert asked(credulous.policy, f"nobody@{fleets.DOMAIN}")[:9] == "550 5.1.1"
         down(instance, "redis", how)
         try:
             down(instance, "mysql", how)
             try:
                 assert send(fleet, "not now", address) == NOT_NOW
                 assert ask(fleet, address)[:9] == NOT_NOW.decode()
+                assert asked(credulous.policy, address) == "DUNNO"
+                assert hand_over(fleet, "let through", address, queue_id)[:9] == NOT_NOW
                 assert owner.get("/usage").status_code == 503
             finally:
                 up(instance, "mysql", how)
@@ -375,14 +439,16 @@ def test_without_redis_and_mysql_nothing_is_decided(
             up(instance, "redis", how)
 
         until_works(fleet, address)
-        assert owner.wait_for(2, SEEN_WITHIN, address=address) == 2
+        assert hand_over(fleet, "let through", address, queue_id)[:3] == b"250"
+        expected = ["again-0", "before-0", "let through-0"]
+        assert sorted(subjects(owner, address, expected)) == expected
 
 
 def test_a_worker_that_is_killed_again_and_again_stores_each_mail_once(
     fleet: Fleet, local: Owner, chance: random.Random, tell: Callable[..., None], *, soak: bool
 ) -> None:
     address, (worker,) = local.address(), fleet.of("worker")
-    mails, kills = 600, 30 if soak else 4
+    mails, kills = 600, 30 if soak else 5
     senders = Senders(
         fleet.of("ingest")[0].smtp,
         numbered(mails, prefix="worker"),
@@ -404,34 +470,60 @@ def test_a_worker_that_is_killed_again_and_again_stores_each_mail_once(
 
 
 def test_who_follows_an_api_that_is_killed_goes_on_where_it_was(fleet: Fleet) -> None:
-    (api,) = fleet.of("api")
-    with registered(api.http) as owner:
+    """At its sibling with the stream cut off under way, and at itself when it is back."""
+    api, sibling = fleet.of("api")[0], fleet.add("api")
+    sibling.start()
+    seen: list[Event] = []
+    with (
+        registered(api.http) as owner,
+        owning(sibling.http, owner.token) as elsewhere,
+        ThreadPoolExecutor(1) as pool,
+    ):
         address = owner.address()
-        for number in range(3):
-            assert send(fleet, f"api-{number}", address)[:3] == b"250"
-        seen = _events_after(owner, 0, 2)
-        api.kill()
-        for number in range(3, 6):
-            assert send(fleet, f"api-{number}", address)[:3] == b"250"
-        api.launch()
-        api.wait_until_ready(120)
+        following = pool.submit(_follow, [owner, elsewhere], seen, 6)
+        try:
+            for number in range(6):
+                assert send(fleet, f"api-{number}", address)[:3] == b"250"
+                if number == 2:
+                    _wait_until_seen(seen, 1)
+                    api.kill()
+            broken = following.result()
+        finally:
+            api.close()
+            api.launch()
+            api.wait_until_ready(SEEN_WITHIN)
+        assert sibling.stop() == 0
+        again: list[Event] = []
+        _follow([owner], again, 6)
 
-        seen += _events_after(owner, seen[-1][0], 4)
-
+    assert broken == 1
     assert [number for number, _ in seen] == list(range(1, 7))
     assert sorted(subject for _, subject in seen) == [f"api-{number}-0" for number in range(6)]
+    assert again == seen
 
 
-def _events_after(owner: Owner, after: int, count: int) -> list[tuple[int, str]]:
-    """Read so many events off a stream and hang up; gives numbers and subjects."""
-    events: list[tuple[int, str]] = []
-    headers = {"Last-Event-ID": str(after)}
-    with owner.client.stream("GET", "/events", headers=headers) as stream:
-        assert stream.status_code == 200
-        for line in stream.iter_lines():
-            if line.startswith("data: "):
-                data = json.loads(line.removeprefix("data: "))
-                events.append((data["sequence"], data["message"]["subject"]))
-            if len(events) == count:
-                break
-    return events
+def _follow(apis: Iterable[Owner], seen: list[Event], count: int) -> int:
+    """Read events to so many, at the next API when a stream breaks; tells how many broke."""
+    deadline = time.monotonic() + SEEN_WITHIN
+    for broken, api in enumerate(apis):
+        headers = {"Last-Event-ID": str(seen[-1][0] if seen else 0)}
+        try:
+            with api.client.stream("GET", "/events", headers=headers) as stream:
+                assert stream.status_code == 200
+                for line in stream.iter_lines():  # a silent stream says now and then that it lives
+                    assert time.monotonic() < deadline, f"nothing more comes; seen: {seen}"
+                    if line.startswith("data: "):
+                        data = json.loads(line.removeprefix("data: "))
+                        seen.append((data["sequence"], data["message"]["subject"]))
+                    if len(seen) == count:
+                        return broken
+        except httpx.TransportError:
+            continue
+    raise AssertionError(f"every stream broke; seen: {seen}")
+
+
+def _wait_until_seen(seen: Sequence[Event], count: int) -> None:
+    deadline = time.monotonic() + SEEN_WITHIN
+    while len(seen) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
