@@ -12,10 +12,13 @@ leaves every part running. When all are done it is ended, and everything that is
 
 import itertools
 import json
+import os
 import random
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from threading import Event
 from typing import TypeVar
@@ -23,13 +26,13 @@ from typing import TypeVar
 import pytest
 
 import services
-from fleet import Fleet
+from fleet import Fleet, Process, assert_sound
 from fleet import fleet as running_fleet
 from inbox import Inbox
 from owners import Owner, registered
 from postfix import Postfix, receiving
-from senders import Account, Record, Senders, compare, numbered
-from served import run
+from processes import resident_bytes
+from senders import Account, Line, Record, Senders, compare, numbered
 from services import Instance
 
 pytestmark = [pytest.mark.services, pytest.mark.e2e]
@@ -42,13 +45,15 @@ SEEN_WITHIN = 60.0
 READY_WITHIN = 120.0
 SENT_WITHIN = 180.0
 """Seconds beyond the time that the mail is spread over; a sender who is refused tries again."""
-VERIFIED_WITHIN = 900.0
 RELAYED_PER_SECOND = 50
 STRAIGHT_PER_SECOND = 10
 LARGE_EACH = 20
 """Of so many mails one is so large that its bytes wait in MongoDB and not in RabbitMQ."""
 MANY = 1_000_000
 CHECKED_RAW = 30
+MIB = 2**20
+WORKER_TRIES = 3
+"""How often a mail may end a parsing process before nobody reads it any more."""
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +71,9 @@ def fleet(tmp_path_factory: pytest.TempPathFactory, instance: Instance) -> Itera
             cursor.execute("UPDATE tiers SET limits = %s WHERE name = 'free'", (limits,))
         first = started.add("ingest")
         started.add("ingest", first.listen)
-        for role in ("worker", "worker", "policy", "api"):
+        for _ in range(2):
+            started.add("worker", WORKER_RETRY_SECONDS="1")
+        for role in ("policy", "api"):
             started.add(role)
         for process in started.processes:
             process.launch()
@@ -171,17 +178,27 @@ def assert_kept_as_sent(chance: random.Random, owner: Owner, relayed: Stream) ->
     assert not chosen
 
 
-def assert_sound(fleet: Fleet) -> None:
-    """Have everything on the servers verified, of a fleet that ended."""
-    verified = run(
-        "verifydata",
-        "--data",
-        fleet.folder / "first",
-        cwd=fleet.folder,
-        settings=fleet.settings,
-        seconds=VERIFIED_WITHIN,
-    )
-    assert verified.returncode == 0, verified.stdout + verified.stderr
+@contextmanager
+def out_of_memory(workers: Sequence[Process], most_bytes: int) -> Iterator[list[int]]:
+    """Kill parsing processes that grow beyond this, as the kernel does; gives who was killed."""
+    killed: list[int] = []
+    enough = Event()
+
+    def watch() -> None:
+        while not enough.wait(0.005):
+            for parser in itertools.chain.from_iterable(worker.children for worker in workers):
+                if resident_bytes(parser) > most_bytes:
+                    with suppress(ProcessLookupError):
+                        os.kill(parser, signal.SIGKILL)
+                        killed.append(parser)
+
+    with ThreadPoolExecutor(1) as pool:
+        watching = pool.submit(watch)
+        try:
+            yield killed
+        finally:
+            enough.set()
+        watching.result()
 
 
 def told(**records: Record) -> str:
@@ -199,7 +216,7 @@ def test_nothing_is_lost_or_doubled_when_our_processes_are_killed(
     *,
     soak: bool,
 ) -> None:
-    mails, kills = (5_000, 30) if soak else (600, len(fleet.processes))
+    mails, kills = (5_000, 30) if soak else (600, 5 * len(fleet.processes))
     relayed = Stream(postfix.smtp, owner, mails, RELAYED_PER_SECOND)
     straight = Stream(fleet.of("ingest")[0].smtp, owner, mails // 4, STRAIGHT_PER_SECOND)
     moments = sorted(chance.sample(range(1, mails), kills))
@@ -311,3 +328,68 @@ def test_mail_is_taken_while_no_worker_runs_and_nothing_of_it_is_lost(
     assert (record.acked, record.visible) == (mails, mails)
     assert (record.lost, record.dup, record.unexpected) == (0, 0, 0), record
     assert owner.used() == mails
+
+
+def test_processes_are_asked_to_end_one_after_the_other_and_no_mail_is_lost_or_doubled(
+    fleet: Fleet,
+    instance: Instance,
+    postfix: Postfix,
+    owner: Owner,
+    tell: Callable[..., None],
+    *,
+    soak: bool,
+) -> None:
+    said_before = len(postfix.log)
+    relayed = Stream(postfix.smtp, owner, MANY, RELAYED_PER_SECOND)
+    for _ in range(10 if soak else 1):
+        for pair in zip(fleet.of("ingest"), fleet.of("worker"), strict=True):
+            relayed.wait_for_more(RELAYED_PER_SECOND)
+            for process in pair:
+                process.ask_to_stop()
+            for process in pair:
+                assert process.stop() == 0
+                process.close()
+                process.launch()
+            for process in pair:
+                process.wait_until_ready(READY_WITHIN)
+    relayed.wait_for_more(RELAYED_PER_SECOND)
+    relayed.end()
+    account = relayed.join()
+    wait_until_drained(instance, postfix)
+
+    record, said = relayed.record(owner), postfix.log[said_before:]
+    tell(said.count("status=deferred"), "times put off", told(relayed=record))
+    assert account.refusals.total() == 0
+    assert record.acked == record.attempt == record.visible
+    assert (record.lost, record.dup, record.unexpected) == (0, 0, 0), record
+    assert "status=bounced" not in said
+    assert "while sending message body" not in said
+    assert "while sending end of data" not in said
+    assert owner.used() == record.visible
+
+
+def test_a_mail_that_ends_whoever_reads_it_is_kept_raw_and_all_others_are_stored(
+    fleet: Fleet, owner: Owner, tell: Callable[..., None], *, soak: bool
+) -> None:
+    good, workers = 1_000 if soak else 200, fleet.of("worker")
+    ((name, raw),) = numbered(1, size=24 * MIB, prefix="poison")
+    most = 24 * MIB + max(resident_bytes(child) for worker in workers for child in worker.children)
+    with (
+        out_of_memory(workers, most) as killed,
+        Line(fleet.of("ingest")[0].smtp, seconds=SENT_WITHIN) as line,
+    ):
+        stream = Stream(fleet.of("ingest")[0].smtp, owner, good)
+        line.hello()
+        stream.senders.wait_for(good // 2)
+        assert line.send(raw, stream.address.encode()).startswith(b"250")
+        account = stream.join()
+        there = owner.wait_for(good + 1, SEEN_WITHIN, address=stream.address)
+    tell(len(killed), "parsing processes were killed")
+
+    assert there == good + 1
+    listed = list(owner.listed())
+    assert {item["subject"] for item in listed} == account.acknowledged | {name}
+    (kept,) = (item for item in listed if item["unparsed"])
+    assert kept["subject"] == name
+    assert owner.raw(kept["id"]) == raw
+    assert len(killed) >= WORKER_TRIES
