@@ -8,6 +8,8 @@ MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 QUICK = $(wildcard tests/unit tests/wire tests/property tests/rules tests/contract)
 INPUTS := uv.lock pyproject.toml scripts/venv
+# What tests leave to chance is drawn from the commit, so that a failure comes again; outside of git pytest draws it.
+SEED = $(shell commit=$$(git rev-parse HEAD 2>/dev/null) && printf -- '--randomly-seed=%d' "0x$$(printf %.8s "$$commit")")
 
 help: ## this list
 	@awk -F ':.*## ' '/^#: /{print "\n" substr($$0, 4)} /^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -21,7 +23,7 @@ quick: lint types imports ## everything that needs no service, under a minute; T
 	$(BIN)/pytest $(or $(T),$(QUICK) -m "not services and not e2e")
 
 test: services lint types imports docs-check ## everything that CI runs
-	$(BIN)/pytest tests -n 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest tests $(SEED) -n 4 --dist loadfile --no-loadscope-reorder
 
 soak: services .venv/.dev ## the whole suite at its long counts
 	MAILTAPE_TEST_SOAK=1 $(BIN)/pytest tests
