@@ -26,7 +26,7 @@ CHECKED_RAW = 50
 def test_nothing_acknowledged_is_lost_or_doubled_when_processes_are_killed(
     tmp_path: Path, chance: random.Random, tell: Callable[..., None], *, soak: bool
 ) -> None:
-    mails, kills = 5_000, 30 if soak else 8
+    mails, kills = (5_000, 30) if soak else (2_500, 11)
     # One after the other, so that both kinds are killed whatever the chance: server, worker, …
     moments = sorted(chance.sample(range(1, mails), kills - 1))
     with serving(tmp_path / "var", tmp_path / "log") as served, reading(served) as inbox:
@@ -65,7 +65,7 @@ def test_a_start_that_is_killed_at_any_moment_can_be_made_again(
         a_start = time.monotonic() - begin
     served = Served(tmp_path / "var", tmp_path / "log", {})
     tokens = set()
-    for _ in range(40 if soak else 8):
+    for _ in range(40 if soak else 6):
         served.launch()
         time.sleep(chance.uniform(0.3, 1.0) * a_start)  # the moment is what is tried out
         served.kill()
