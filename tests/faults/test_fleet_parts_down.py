@@ -357,6 +357,20 @@ def test_without_redis_exactly_the_limit_is_taken_and_when_it_is_back(
         assert owner.used() == taken
 
 
+def test_processes_start_while_redis_is_down(fleet: Fleet, instance: Instance) -> None:
+    """They ask it before their doors are open, and must not wait for it."""
+    processes = [fleet.of(role)[0] for role in ("api", "ingest", "policy")]
+    down(instance, "redis", "killed")
+    try:
+        for process in processes:
+            process.kill()
+            process.launch()
+        for process in processes:
+            process.wait_until_ready(SEEN_WITHIN)
+    finally:
+        up(instance, "redis", "killed")
+
+
 def test_a_month_stays_full_for_as_long_as_its_mail_waits(fleet: Fleet, instance: Instance) -> None:
     """First in the queue, then where no queue shows it: in a worker that cannot keep it."""
     (worker,) = fleet.of("worker")

@@ -615,6 +615,21 @@ async def test_who_looks_while_another_looks_sees_all_there_is_afterwards(
     assert [mail.receipt for mail in await seen] == others
 
 
+async def test_who_looks_right_after_another_sees_all_there_is(
+    queue: RabbitQueue, queues: RabbitQueues
+) -> None:
+    """More than a quorum queue takes back at once."""
+    other = await queues.open()
+    mails = 100
+    await asyncio.gather(*(put(queue, b"one") for _ in range(mails)))
+    for mail in await lease(queue, mails):
+        await queue.park(mail.receipt, "cannot be stored")
+
+    seen = [len(await each.parked(mails)) for each in (queue, other) * 3]
+
+    assert seen == [mails] * len(seen)
+
+
 async def test_who_looks_in_vain_for_long_is_told_that_another_does(
     queue: RabbitQueue, queues: RabbitQueues, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ from mailtape.ports.counters import Counters
 from mailtape.roles import jobs, upkeep
 from mailtape.rows import organisations
 from mailtape.services.quota import Quota
-from mailtape.services.recipients import Recipients
+from mailtape.services.recipients import Recipients, Suspended
 from mailtape.services.refusals import Refusals
 from mailtape.settings import Settings
 
@@ -50,6 +50,6 @@ async def _ask_first(recipients: Recipients, counters: Counters, now: datetime) 
     when it is needed.
     """
     with suppress(Unavailable):  # what is down now may be back when somebody asks
-        with suppress(NotFound):
+        with suppress(NotFound, Suspended):
             await recipients.resolve("@")
         await counters.usage(organisations.NOBODY, now)

@@ -100,10 +100,11 @@ async def sweep_claims(claims: Claims, queue: Queue, *, now: datetime) -> int:
     """
     deleted = 0
     after: IngestId | None = None
-    while page := await claims.older_than(now - _ORPHAN_AGE, _CHUNK, after):
-        queued = await queue.named(page)
+    while page := await claims.older_than(now - _ORPHAN_AGE, _SWEPT_AT_ONCE, after):
+        queued = await queue.named(page)  # which looks through all that is parked
         orphans = [ingest_id for ingest_id in page if ingest_id not in queued]
-        await claims.delete(orphans)
+        for start in range(0, len(orphans), _CHUNK):
+            await claims.delete(orphans[start : start + _CHUNK])
         deleted += len(orphans)
         after = page[-1]
     return deleted

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 
 from aio_pika.abc import (
     AbstractChannel,
@@ -31,6 +32,7 @@ _UNKNOWN_REASON = "the broker gave it up"
 _PATIENCE_SECONDS = 20.0
 """For another's look, which may wait for as long as a mail needs to be offered again."""
 _AGAIN_SECONDS = 0.2
+_BACK_SECONDS = 0.01
 
 _LEAVE = False
 _STOP = True
@@ -108,10 +110,10 @@ class RabbitParked:
             found.add(mail.ingest_id)
             return _LEAVE
 
-        async with self._alone(0) as parked:
-            if parked is None or await unless():
+        async with self._alone(0) as look:
+            if look is None or await unless():
                 return None
-            await _show(parked, visit)
+            await _show(look, visit)
         return found
 
     async def take_out(
@@ -141,13 +143,13 @@ class RabbitParked:
         Raises:
             Unavailable: it does not, or the broker is away.
         """
-        async with self._alone(_PATIENCE_SECONDS) as parked:
-            if parked is None:
+        async with self._alone(_PATIENCE_SECONDS) as look:
+            if look is None:
                 raise Unavailable("Another process looks at the parked mail; try again in a while.")
-            await _show(parked, visit)
+            await _show(look, visit)
 
     @asynccontextmanager
-    async def _alone(self, patience: float) -> AsyncIterator[AbstractQueue | None]:
+    async def _alone(self, patience: float) -> AsyncIterator["_Look | None"]:
         """Have parked mail to oneself; None when another process has it all the time.
 
         Whatever was fetched and is not acknowledged goes back.
@@ -162,10 +164,11 @@ class RabbitParked:
             if channel is None:
                 yield None
                 return
+            look = _Look(await channel.get_queue(self._topology.parked, ensure=False))
             try:
-                yield await channel.get_queue(self._topology.parked, ensure=False)
+                yield look
             finally:
-                await self._leave(channel)
+                await self._leave(channel, look.out)
 
     async def _enter(self) -> AbstractChannel | None:
         """Keep others out, by a channel for the look alone; None when another does so."""
@@ -184,12 +187,17 @@ class RabbitParked:
                     return None
         return channel
 
-    async def _leave(self, channel: AbstractChannel) -> None:
-        """Give back what was fetched, then let others in."""
+    async def _leave(self, channel: AbstractChannel, out: int) -> None:
+        """Give back what was fetched, then let others in.
+
+        A quorum queue takes back some dozens at a time, and answers other questions meanwhile.
+        """
         with self._or_anew():
             async with asyncio.timeout(ANSWER_SECONDS):
                 underlay = await channel.get_underlay_channel()
                 await underlay.basic_nack(0, multiple=True, requeue=True)  # 0: all of them
+                while await self.count(self._topology.parked) < out:  # noqa: ASYNC110 - nobody tells
+                    await asyncio.sleep(_BACK_SECONDS)
                 await channel.queue_delete(self._topology.looking)
                 await channel.close()
 
@@ -204,14 +212,26 @@ class RabbitParked:
             raise
 
 
-async def _show(parked: AbstractQueue, visit: _Visit) -> None:
+@dataclass(slots=True)
+class _Look:
+    """Parked mail while it is looked at."""
+
+    parked: AbstractQueue
+    out: int = 0
+    """How many were fetched and are to go back."""
+
+
+async def _show(look: _Look, visit: _Visit) -> None:
     """Show mails one by one."""
     while True:
         with broker_errors():
-            message = await parked.get(fail=False, timeout=ANSWER_SECONDS)
+            message = await look.parked.get(fail=False, timeout=ANSWER_SECONDS)
         if message is None:
             return
-        if await visit(RabbitMail.read(message.headers, message.body), message) is _STOP:
+        look.out += 1
+        answer = await visit(RabbitMail.read(message.headers, message.body), message)
+        look.out -= message.processed
+        if answer is _STOP:
             return
 
 

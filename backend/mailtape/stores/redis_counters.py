@@ -478,12 +478,15 @@ class RedisCounters:
             ours = "yes" if filled.decode() == epoch else "no"
             arguments = [epoch, *figures, ours, *(part for item in chunk for part in item)]
             (filled,) = await self._redis.run([Call(scripts.FILL, keys, arguments)])
+        account.epoch = filled.decode()
+        self._unfilled.discard(organisation_id)
         # Counted: nobody else may count it an hour from now, when Redis knows its name no more.
         # Who dies before this leaves it to the next one who fills; if that is so much later, it
         # counts twice until `reconcile` has seen it.
-        await self._let_go(organisation_id, rows.held)
-        account.epoch = filled.decode()
-        self._unfilled.discard(organisation_id)
+        try:
+            await self._let_go(organisation_id, rows.held)
+        except Unavailable:  # by rows that can only be read everything can be decided; `tend` asks
+            self._unfilled.add(organisation_id)
         if emptied:
             log.warning("counters.emptied", organisation=organisation_id.hex())
             await asyncio.sleep(_OTHERS_SECONDS)
@@ -492,9 +495,10 @@ class RedisCounters:
     async def _let_go(self, organisation_id: OrganisationId, held: Sequence[_Held]) -> None:
         """Hold in the rows no longer what was read there.
 
-        What is only reserved stays for those who still ask the rows; it runs out.
+        What Redis does not count stays for those who still ask the rows; it runs out.
         """
-        held = [each for each in held if each[3] != _WHAT[State.RESERVED]]
+        counted = {_WHAT[State.COMMITTED], _WHAT[State.STORED]}
+        held = [each for each in held if each[3] in counted]
         for start in range(0, len(held), _FILLED_AT_ONCE):
             chunk = held[start : start + _FILLED_AT_ONCE]
             await self._database.write(_let_go, organisation_id, chunk)

@@ -239,10 +239,10 @@ def _release(session: Session, organisation_id: OrganisationId, keys: Sequence[K
 def _adopt(
     session: Session, organisation_id: OrganisationId, known: Sequence[Elsewhere], now: datetime
 ) -> None:
-    organisations.lock(session, organisation_id)
-    holds.sweep(session, organisation_id, now)
     if not known:
         return
+    organisations.lock(session, organisation_id)
+    holds.sweep(session, organisation_id, now)
     joined = {each.last: each.first for each in known if each.last is not None}
     hashed = {holds.name_digest(last): holds.name_digest(first) for last, first in joined.items()}
     holds.join_missing(session, hashed, now + _JOINED)
