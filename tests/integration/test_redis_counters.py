@@ -796,6 +796,33 @@ async def test_what_the_rows_held_is_counted_once_though_the_rows_can_only_be_re
     assert await _counted(fleet.a_process(), fleet) == (1, 100)
 
 
+async def test_what_was_counted_goes_from_the_rows_when_they_can_be_written_again(
+    fleet: Fleet,
+) -> None:
+    broken = asyncio.Event()
+    broken.set()
+
+    async def fail() -> None:
+        if broken.is_set():
+            raise Unavailable("Nothing can be written.")
+
+    await fleet.a_process().usage(fleet.acme, fleet.now())
+    rows = SharedSqlCounters(fleet.installation.parts.database)
+    await rows.commit(fleet.acme, [_keys(1)[0]], 100, fleet.now())
+    watched = Watched(fleet.installation.parts.database, before_writing=fail)
+    counters = fleet.a_process(database=watched)
+    assert await _counted(counters, fleet) == (1, 100)
+
+    with pytest.raises(Unavailable):
+        await counters.tend(fleet.now())
+    assert (await rows.usage(fleet.acme, fleet.now())).emails == 1, "held there still"
+    broken.clear()
+    await counters.tend(fleet.now())
+
+    assert (await rows.usage(fleet.acme, fleet.now())).emails == 0
+    assert await _counted(counters, fleet) == (1, 100)
+
+
 @pytest.mark.parametrize("verb", ["usage", "bring_in"])
 async def test_who_fills_takes_no_promise_from_who_still_asks_the_rows(
     fleet: Fleet, verb: str

@@ -4,7 +4,7 @@ Rows first, bodies after: killed in between, a body is left that no row names, w
 takes later. The other way round a message would be shown whose body is gone.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TypeVar
@@ -82,8 +82,7 @@ async def sweep(database: Database, bodies: Bodies, queue: Queue, *, now: dateti
         queued = await queue.named([key.ingest_id for key in suspects])
         unqueued = [key for key in suspects if key.ingest_id not in queued]
         orphans = await database.read(retention.without_rows, unqueued)
-        for start in range(0, len(orphans), _CHUNK):
-            await bodies.delete(orphans[start : start + _CHUNK])
+        await _delete(bodies.delete, orphans)
         deleted += len(orphans)
         if len(old) < len(page):
             break
@@ -103,11 +102,15 @@ async def sweep_claims(claims: Claims, queue: Queue, *, now: datetime) -> int:
     while page := await claims.older_than(now - _ORPHAN_AGE, _SWEPT_AT_ONCE, after):
         queued = await queue.named(page)  # which looks through all that is parked
         orphans = [ingest_id for ingest_id in page if ingest_id not in queued]
-        for start in range(0, len(orphans), _CHUNK):
-            await claims.delete(orphans[start : start + _CHUNK])
+        await _delete(claims.delete, orphans)
         deleted += len(orphans)
         after = page[-1]
     return deleted
+
+
+async def _delete(delete: Callable[[Sequence[T]], Awaitable[None]], orphans: Sequence[T]) -> None:
+    for start in range(0, len(orphans), _CHUNK):
+        await delete(orphans[start : start + _CHUNK])
 
 
 async def _forget(database: Database, forget: Callable[[Session, T, int], int], what: T) -> None:

@@ -134,8 +134,10 @@ class RedisCounters:
         self._first_names: OrderedDict[str, None] = OrderedDict()
         self._grants = OwnGrants()
         self._accounts: OrderedDict[OrganisationId, _Account] = OrderedDict()
-        self._filling: dict[OrganisationId, asyncio.Task[list[_Held]]] = {}
+        self._filling: dict[OrganisationId, asyncio.Task[None]] = {}
         self._unfilled: set[OrganisationId] = set()
+        self._let_go_later: dict[OrganisationId, list[_Held]] = {}
+        """What was counted and could not be taken out of the rows."""
         self._air = asyncio.Lock()
         self._marker: bytes | None = None
         self._waiting: deque[_Question] = deque()
@@ -180,7 +182,7 @@ class RedisCounters:
     # What the program does beside the verbs.
 
     async def tend(self, now: datetime) -> None:
-        """Notice that Redis was emptied; call it every second.
+        """Notice that Redis was emptied, and do what was put off; call it every second.
 
         Raises:
             Unavailable: Redis or the rows cannot be asked.
@@ -189,6 +191,9 @@ class RedisCounters:
             await self._emptied(to_us(now))
         for organisation_id in list(self._unfilled):
             await self._fill_once(organisation_id, now)
+        for organisation_id, held in list(self._let_go_later.items()):
+            await self._let_go(organisation_id, held)
+            del self._let_go_later[organisation_id]
 
     async def reconcile(self, now: datetime, *, stored: datetime | None) -> int:
         """Compare with the rows, which are the truth, and tell how many organisations differed.
@@ -429,18 +434,18 @@ class RedisCounters:
             filling = self._start_filling(asked[0].organisation_id, asked[0].now)
             filling.add_done_callback(lambda done: self._unpark(asked, done))
 
-    def _unpark(self, questions: Sequence[_Question], filled: "asyncio.Task[list[_Held]]") -> None:
+    def _unpark(self, questions: Sequence[_Question], filled: "asyncio.Task[None]") -> None:
         if filled.cancelled() or filled.exception() is not None:
             self._refuse(questions, _closed())
         else:
             self._enqueue(questions)
 
-    async def _fill_once(self, organisation_id: OrganisationId, now: datetime) -> list[_Held]:
-        return await asyncio.shield(self._start_filling(organisation_id, now))
+    async def _fill_once(self, organisation_id: OrganisationId, now: datetime) -> None:
+        await asyncio.shield(self._start_filling(organisation_id, now))
 
     def _start_filling(
         self, organisation_id: OrganisationId, now: datetime
-    ) -> "asyncio.Task[list[_Held]]":
+    ) -> "asyncio.Task[None]":
         """Fill an organisation's counters once, however many find them empty."""
         filling = self._filling.get(organisation_id)
         if filling is None:
@@ -449,14 +454,14 @@ class RedisCounters:
             filling.add_done_callback(lambda done: self._filled(organisation_id, done))
         return filling
 
-    def _filled(self, organisation_id: OrganisationId, done: "asyncio.Task[list[_Held]]") -> None:
+    def _filled(self, organisation_id: OrganisationId, done: "asyncio.Task[None]") -> None:
         del self._filling[organisation_id]
         error = None if done.cancelled() else done.exception()
         if error is not None and not isinstance(error, Unavailable):
             log.error("counters.filling_failed", exc_info=error)
 
-    async def _fill(self, organisation_id: OrganisationId, now: datetime) -> list[_Held]:
-        """Fill counters from the rows and from what this process knows; gives what the rows hold.
+    async def _fill(self, organisation_id: OrganisationId, now: datetime) -> None:
+        """Fill counters from the rows and from what this process knows.
 
         While this runs, nothing is asked about the organisation: who asks is parked.
         """
@@ -485,12 +490,11 @@ class RedisCounters:
         # counts twice until `reconcile` has seen it.
         try:
             await self._let_go(organisation_id, rows.held)
-        except Unavailable:  # by rows that can only be read everything can be decided; `tend` asks
-            self._unfilled.add(organisation_id)
+        except Unavailable:  # by rows that can only be read everything can be decided
+            self._let_go_later[organisation_id] = rows.held
         if emptied:
             log.warning("counters.emptied", organisation=organisation_id.hex())
             await asyncio.sleep(_OTHERS_SECONDS)
-        return rows.held
 
     async def _let_go(self, organisation_id: OrganisationId, held: Sequence[_Held]) -> None:
         """Hold in the rows no longer what was read there.
