@@ -526,6 +526,22 @@ async def test_mails_are_acknowledged_in_any_order(queue: RabbitQueue) -> None:
     assert await becomes(queue, QueueDepth(waiting=0, leased=4, parked=0))
 
 
+async def test_an_acknowledgement_ends_with_the_connection_that_it_was_to_be_told_by(
+    queue: RabbitQueue,
+) -> None:
+    """However many words it takes; who waited for it then would keep all others from speaking."""
+    await asyncio.gather(*(put(queue, bytes(1)) for _ in range(200)))
+    leased = await lease(queue, 200)
+    cut(queue)
+
+    async with asyncio.timeout(SECONDS):
+        await queue.acknowledge([mail.receipt for mail in leased[1::2]])
+
+    again = await lease(queue, 200)
+    await queue.acknowledge([mail.receipt for mail in again])
+    assert await becomes(queue, QueueDepth(waiting=0, leased=0, parked=0))
+
+
 # Parked mail, seen by another process
 
 

@@ -13,13 +13,15 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 from aio_pika.abc import (
     AbstractChannel,
     AbstractConnection,
     AbstractQueue,
 )
-from aiormq.abc import DeliveredMessage
+from aiormq import Channel, spec
+from aiormq.abc import ChannelFrame, DeliveredMessage
 
 from mailtape.domain.errors import Unavailable
 from mailtape.domain.ids import IngestId
@@ -203,16 +205,31 @@ class RabbitConsuming:
         async with self._speaking:
             wanted = self._held.keys() & set(receipts)
             try:
-                with broker_errors():
-                    channel = await self._link.channel.get_underlay_channel()
-                    for tag, multiple in acknowledgements(self._held, wanted):
-                        await channel.basic_ack(tag, multiple=multiple, wait=False)
+                await self._send(acknowledgements(self._held, wanted))
             except Unavailable:
                 return []
             gone = [self._held.pop(receipt) for receipt in sorted(wanted) if receipt in self._held]
             self._leased -= wanted
             await self._tell_of_no_late_mail()
             return [each.mail for each in gone if each.mail is not None]
+
+    async def _send(self, words: Sequence[tuple[int, bool]]) -> None:
+        """Hand acknowledgements to the connection, all in one piece.
+
+        The driver would wait for room for each of them, and for ever when the connection is lost
+        meanwhile.
+        """
+        spoken_by = self._link.channel
+        with broker_errors():
+            channel = cast("Channel", await spoken_by.get_underlay_channel())
+            frames = [spec.Basic.Ack(delivery_tag=tag, multiple=all_of) for tag, all_of in words]
+            try:
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    await channel.write_queue.put(ChannelFrame.marshall(channel.number, frames))
+            except TimeoutError:
+                if spoken_by is self._channel:
+                    self._link.reopen()
+                raise
 
     async def has_heard(self) -> bool:
         """Tell whether the broker has read all that it was told so far."""
