@@ -7,7 +7,7 @@ import secrets
 import pytest
 
 from fakes import an_ingest_id, an_organisation_id
-from mailtape.ports.bodies import Blob, Bodies, Body, BodyKey
+from mailtape.ports.bodies import Blob, Bodies, Body, BodyKey, Parts
 
 
 def _blob(data: bytes) -> Blob:
@@ -23,6 +23,12 @@ def _body(raw: bytes = b"raw\x00\xff", key: BodyKey | None = None) -> Body:
     )
 
 
+async def attachment_ids(bodies: Bodies, key: BodyKey) -> list[str]:
+    parts = await bodies.parts(key)
+    assert parts is not None
+    return parts.attachment_ids
+
+
 async def test_gives_back_every_part(bodies: Bodies) -> None:
     body = _body()
 
@@ -31,7 +37,7 @@ async def test_gives_back_every_part(bodies: Bodies) -> None:
     assert await bodies.raw(body.key) == body.raw
     assert await bodies.content(body.key) == body.content
     assert await bodies.attachment(body.key, "2") == _blob(b"second")
-    assert await bodies.attachment_ids(body.key) == ["1", "2", "10"]
+    assert await bodies.parts(body.key) == Parts(body.raw, body.content, ["1", "2", "10"])
 
 
 async def test_keeps_a_body_once_however_often_it_is_kept(bodies: Bodies) -> None:
@@ -41,7 +47,7 @@ async def test_keeps_a_body_once_however_often_it_is_kept(bodies: Bodies) -> Non
     await bodies.keep([body])
 
     assert await bodies.keys(None, 10) == [body.key]
-    assert await bodies.attachment_ids(body.key) == ["1", "2", "10"]
+    assert await attachment_ids(bodies, body.key) == ["1", "2", "10"]
 
 
 async def test_keeps_the_copies_of_two_organisations_apart(bodies: Bodies) -> None:
@@ -64,7 +70,7 @@ async def test_deletes_a_body_whole(bodies: Bodies) -> None:
     assert await bodies.raw(body.key) is None
     assert await bodies.content(body.key) is None
     assert await bodies.attachment(body.key, "1") is None
-    assert await bodies.attachment_ids(body.key) == []
+    assert await bodies.parts(body.key) is None
     assert await bodies.keys(None, 10) == []
 
 
@@ -86,7 +92,7 @@ async def test_keeps_every_octet_wherever_it_stands(bodies: Bodies) -> None:
 
     assert await bodies.raw(body.key) == body.raw
     assert await bodies.content(body.key) == body.content
-    assert await bodies.attachment_ids(body.key) == list(names)
+    assert await attachment_ids(bodies, body.key) == list(names)
     assert [await bodies.attachment(body.key, name) for name in names] == [
         blob for _, blob in attachments
     ]
@@ -115,7 +121,7 @@ async def test_keeps_a_body_once_when_two_keep_it_at_a_time(bodies: Bodies) -> N
     assert await bodies.keys(None, 100) == sorted(body.key for body in batch)
     for body in batch:
         assert await bodies.raw(body.key) == body.raw
-        assert await bodies.attachment_ids(body.key) == ["1", "2", "10"]
+        assert await attachment_ids(bodies, body.key) == ["1", "2", "10"]
 
 
 async def test_the_first_that_was_kept_stays(bodies: Bodies) -> None:

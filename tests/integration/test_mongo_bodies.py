@@ -27,7 +27,7 @@ from fakes import an_ingest_id, an_organisation_id
 from faults.small_disk import small_disk
 from integration.large_body import a_large_body
 from mailtape.domain.errors import StoreFull, Unavailable
-from mailtape.ports.bodies import Blob, Body, BodyKey
+from mailtape.ports.bodies import Blob, Body, BodyKey, Parts
 from mailtape.stores.mongo_bodies import MongoBodies
 from mailtape.stores.mongo_claims import MongoClaims
 from mailtape.stores.mongo_connection import (
@@ -78,7 +78,8 @@ def _body(size: int = 3000) -> Body:
 async def _assert_whole(bodies: MongoBodies, body: Body) -> None:
     assert await bodies.raw(body.key) == body.raw
     assert await bodies.content(body.key) == body.content
-    assert await bodies.attachment_ids(body.key) == [name for name, _ in body.attachments]
+    names = [name for name, _ in body.attachments]
+    assert await bodies.parts(body.key) == Parts(body.raw, body.content, names)
     for name, blob in body.attachments:
         assert await bodies.attachment(body.key, name) == blob
 
@@ -220,7 +221,7 @@ async def test_a_server_that_stands_still_is_unavailable_within_the_bound(
             lambda: bodies.raw(body.key),
             lambda: bodies.content(body.key),
             lambda: bodies.attachment(body.key, "1"),
-            lambda: bodies.attachment_ids(body.key),
+            lambda: bodies.parts(body.key),
             lambda: bodies.delete([body.key]),
             lambda: bodies.keys(None, 10),
             bodies.prepare,

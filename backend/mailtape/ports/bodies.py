@@ -45,6 +45,16 @@ class Body:
     """Attachment id and bytes, in the order of the mail."""
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What is there of a body, in one look; a part that was lost is None."""
+
+    raw: Blob | None
+    content: Blob | None
+    attachment_ids: list[str]
+    """Of those that are kept with it, in the order of the mail."""
+
+
 class Bodies(Protocol):
     """See the module's docstring for what holds of all of these."""
 
@@ -65,8 +75,8 @@ class Bodies(Protocol):
     async def attachment(self, key: BodyKey, attachment_id: str) -> Blob | None:
         """Fetch one attachment."""
 
-    async def attachment_ids(self, key: BodyKey) -> list[str]:
-        """Name the attachments that are kept with a body, in order."""
+    async def parts(self, key: BodyKey) -> Parts | None:
+        """Fetch a body but for its attachments, which are named; None when nothing is kept."""
 
     async def delete(self, keys: Sequence[BodyKey]) -> None:
         """Remove these bodies whole; those that are gone already are no error."""

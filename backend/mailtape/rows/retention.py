@@ -6,11 +6,11 @@ from functools import lru_cache
 from typing import TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy import bindparam, func, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from mailtape.domain.ids import IngestId, OrganisationId
-from mailtape.rows import messages, organisations
+from mailtape.rows import body_names, messages, organisations
 from mailtape.rows.bulk import delete_some
 from mailtape.rows.events import MESSAGE_STORED, Event
 from mailtape.rows.messages import Message, MessageKey
@@ -18,9 +18,6 @@ from mailtape.rows.organisations import Organisation
 from mailtape.rows.usage import Usage
 
 K = TypeVar("K", bound=tuple[IngestId, OrganisationId])
-
-_ASKED_AT_ONCE = 64
-"""Bodies in one statement."""
 
 
 def excess(
@@ -97,32 +94,16 @@ def forget_keys(session: Session, before: datetime, most: int) -> int:
 
 
 def without_rows(session: Session, keys: Sequence[K]) -> list[K]:
-    """Tell which of these bodies no message names.
-
-    An ingest id and the ids of its messages begin with the same millisecond, so the index on the
-    id finds them.
-    """
-    named: set[tuple[bytes, bytes]] = set()
-    for start in range(0, len(keys), _ASKED_AT_ONCE):
-        chunk = keys[start : start + _ASKED_AT_ONCE]
-        asked: dict[str, bytes] = {}
-        for number, (ingest_id, organisation_id) in enumerate(chunk):
-            asked[f"organisation{number}"] = organisation_id
-            asked[f"low{number}"] = ingest_id[:6] + bytes(10)
-            asked[f"high{number}"] = ingest_id[:6] + b"\xff" * 10
-        rows = session.execute(_named(len(chunk)), asked)
-        named.update((row.ingest_id, row.organisation_id) for row in rows)
+    """Tell which of these bodies no message names."""
+    named = {
+        (row.ingest_id, row.organisation_id)
+        for chunk in body_names.chunks(keys)
+        for row in session.execute(_named(len(chunk)), body_names.asked(chunk))
+    }
     return [key for key in keys if key not in named]
 
 
 @lru_cache  # to make such a statement takes longer than to run it
 def _named(bodies: int) -> sa.Select[bytes, bytes]:
-    """Ask which bodies are named by the messages of so many milliseconds, each of one owner."""
-    of_each = (
-        sa.and_(
-            Message.organisation_id == bindparam(f"organisation{number}"),
-            Message.id.between(bindparam(f"low{number}"), bindparam(f"high{number}")),
-        )
-        for number in range(bodies)
-    )
-    return select(Message.ingest_id, Message.organisation_id).distinct().where(sa.or_(*of_each))
+    columns = select(Message.ingest_id, Message.organisation_id).distinct()
+    return columns.where(body_names.may_name(bodies))

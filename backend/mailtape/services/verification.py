@@ -2,8 +2,8 @@
 
 Every body is read and unpacked, its size and sha256 computed again and compared with what the body
 store and the rows say; events, usage, storage and search are counted again. Nothing is changed and
-nothing is repaired. Memory is that of a page and one body, whatever the size of the data, and of
-the ids that are queued, 16 bytes each: the queue has a bound of its own.
+nothing is repaired. Memory is that of a page and a few bodies, whatever the size of the data, and
+of the ids that are queued, 16 bytes each: the queue has a bound of its own.
 
 Exact on data that nobody writes. While a server writes, a mail that is being stored or deleted can
 show up as a finding that is none; run it again.
@@ -12,6 +12,7 @@ What a crash may leave is no finding but a note: the body of a deleted message, 
 takes; a mail that is stored and still queued, which will be stored again without effect.
 """
 
+import asyncio
 import hashlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
@@ -22,7 +23,7 @@ from typing import Protocol, TypeAlias
 import zstandard
 
 from mailtape.domain.ids import IngestId, OrganisationId, to_text
-from mailtape.domain.message import Content
+from mailtape.domain.message import AttachmentFacts, Content
 from mailtape.mime.pack import DamagedBlob, unpack_content
 from mailtape.ports.bodies import Blob, Bodies, BodyKey
 from mailtape.rows import verification
@@ -32,6 +33,11 @@ from mailtape.rows.verification import Account, MessageFacts, Month
 from mailtape.rows.word_index import Look
 
 _PAGE = 200
+_KEYS = 5000
+"""Names of bodies that are read at once. Not every server of bodies finds the next page without
+looking at all there are."""
+_AT_A_TIME = 8
+"""Bodies that are read and unpacked side by side, to not wait for each answer."""
 _ROWS = 5000
 """Rows of a page of which only a few numbers are read."""
 _COUNTED = 100_000
@@ -272,65 +278,89 @@ async def _count_messages(database: Database) -> int:
 async def _check_bodies(
     database: Database, bodies: Bodies, still_queued: Named, tally: Tally
 ) -> AsyncIterator[Finding]:
-    after: BodyKey | None = None
-    while page := await bodies.keys(after, _PAGE):
+    async for page in _pages_of_keys(bodies):
         tally.bodies += len(page)
         messages_of = await database.read(verification.of_bodies, page)
-        for key, messages in messages_of.items():
-            async for finding in _check_body(bodies, key, messages, tally):
-                yield finding
+        for group in _cut(page, _AT_A_TIME):
+            checks = (_check_body(bodies, key, messages_of[key], tally) for key in group)
+            for findings in await asyncio.gather(*checks):
+                for finding in findings:
+                    yield finding
         unnamed = [key for key, messages in messages_of.items() if not messages]
         queued = await still_queued([key.ingest_id for key in unnamed]) if unnamed else set()
         async for finding in _check_unnamed(database, unnamed, queued):
             yield finding
-        after = page[-1]
+
+
+async def _pages_of_keys(bodies: Bodies) -> AsyncIterator[Sequence[BodyKey]]:
+    after: BodyKey | None = None
+    while keys := await bodies.keys(after, _KEYS):
+        for page in _cut(keys, _PAGE):
+            yield page
+        after = keys[-1]
+
+
+def _cut(keys: Sequence[BodyKey], size: int) -> Iterator[Sequence[BodyKey]]:
+    return (keys[start : start + size] for start in range(0, len(keys), size))
 
 
 async def _check_body(
     bodies: Bodies, key: BodyKey, messages: list[MessageFacts], tally: Tally
-) -> AsyncIterator[Finding]:
-    whose = f"body {to_text(key.ingest_id)} of organisation {to_text(key.organisation_id)}"
-    raw, packed = await bodies.raw(key), await bodies.content(key)
-    if packed is None:
-        return  # deleted meanwhile, or cut off: `_check_messages` tells of messages that name it
+) -> list[Finding]:
+    parts = await bodies.parts(key)
+    if parts is None or parts.content is None:
+        return []  # deleted meanwhile, or cut off: `_check_messages` tells of messages that name it
     tally.messages_with_body += len(messages)
-    if raw is None:
-        if await bodies.content(key) is not None:  # so it was not deleted meanwhile
-            yield Finding(Kind.BODY_MISSING, f"{whose}: the raw bytes are not there")
-        return
-    for part, blob in (("raw bytes", raw), ("content", packed)):
-        if not _is_whole(blob):
-            yield Finding(Kind.BODY_DAMAGED, f"{whose}: the {part} are not what was kept")
-    for message in messages:
-        if message.size != raw.size:
-            yield Finding(
-                Kind.MESSAGE_DIFFERS,
-                f"{_named(message)} says {message.size} bytes, its body has {raw.size}",
-            )
-    content = _read(packed)
+    whose = f"body {to_text(key.ingest_id)} of organisation {to_text(key.organisation_id)}"
+    if parts.raw is None:
+        if await bodies.content(key) is None:  # it was deleted meanwhile
+            return []
+        return [Finding(Kind.BODY_MISSING, f"{whose}: the raw bytes are not there")]
+    found = [
+        Finding(Kind.BODY_DAMAGED, f"{whose}: the {part} are not what was kept")
+        for part, blob in (("raw bytes", parts.raw), ("content", parts.content))
+        if not _is_whole(blob)
+    ]
+    found += [
+        Finding(
+            Kind.MESSAGE_DIFFERS,
+            f"{_named(message)} says {message.size} bytes, its body has {parts.raw.size}",
+        )
+        for message in messages
+        if message.size != parts.raw.size
+    ]
+    content = _read(parts.content)
     if content is None:
-        yield Finding(Kind.BODY_DAMAGED, f"{whose}: the content cannot be read")
-        return
-    for message in messages:
-        if message.attachments != len(content.attachments):
-            yield Finding(
-                Kind.MESSAGE_DIFFERS,
-                f"{_named(message)} says {message.attachments} attachments, its content names"
-                f" {len(content.attachments)}",
-            )
-    kept = await bodies.attachment_ids(key)
+        return [*found, Finding(Kind.BODY_DAMAGED, f"{whose}: the content cannot be read")]
+    found += [
+        Finding(
+            Kind.MESSAGE_DIFFERS,
+            f"{_named(message)} says {message.attachments} attachments, its content names"
+            f" {len(content.attachments)}",
+        )
+        for message in messages
+        if message.attachments != len(content.attachments)
+    ]
+    tally.attachments += len(content.attachments)
     for facts in content.attachments:
-        tally.attachments += 1
-        blob_or_none = await bodies.attachment(key, facts.id)
-        if blob_or_none is None:
-            yield Finding(Kind.ATTACHMENT_MISSING, f"{whose}: attachment {facts.id} is not there")
-        elif not _is_whole(blob_or_none) or (blob_or_none.size, blob_or_none.sha256.hex()) != (
-            facts.size,
-            facts.sha256,
-        ):
-            yield Finding(Kind.BODY_DAMAGED, f"{whose}: attachment {facts.id} is not what was kept")
-    for name in sorted(set(kept) - {facts.id for facts in content.attachments}):
-        yield Finding(Kind.ATTACHMENT_UNNAMED, f"{whose}: no content names attachment {name}")
+        found += await _check_attachment(bodies, key, facts, whose)
+    unnamed = set(parts.attachment_ids) - {facts.id for facts in content.attachments}
+    return found + [
+        Finding(Kind.ATTACHMENT_UNNAMED, f"{whose}: no content names attachment {name}")
+        for name in sorted(unnamed)
+    ]
+
+
+async def _check_attachment(
+    bodies: Bodies, key: BodyKey, facts: AttachmentFacts, whose: str
+) -> list[Finding]:
+    blob = await bodies.attachment(key, facts.id)
+    if blob is None:
+        what = f"{whose}: attachment {facts.id} is not there"
+        return [Finding(Kind.ATTACHMENT_MISSING, what)]
+    if _is_whole(blob) and (blob.size, blob.sha256.hex()) == (facts.size, facts.sha256):
+        return []
+    return [Finding(Kind.BODY_DAMAGED, f"{whose}: attachment {facts.id} is not what was kept")]
 
 
 async def _check_unnamed(

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pymongo import ASCENDING, UpdateOne
 
 from mailtape.domain.ids import IngestId, OrganisationId
-from mailtape.ports.bodies import Blob, Body, BodyKey
+from mailtape.ports.bodies import Blob, Body, BodyKey, Parts
 from mailtape.stores.mongo_connection import (
     Collection,
     Database,
@@ -118,9 +118,17 @@ class MongoBodies:
                 return await self._blob(_to_id(key), facts, None)
         return None
 
-    async def attachment_ids(self, key: BodyKey) -> list[str]:
+    async def parts(self, key: BodyKey) -> Parts | None:
         """See `ports.bodies`."""
-        return [facts["name"].decode() for facts in await self._attachments(key)]
+        with driver_errors():
+            found = await self._bodies.find_one({"_id": _to_id(key)})
+        if found is None:
+            return None
+        raw, content = [
+            await self._blob(found["_id"], found[f"{part}_facts"], found.get(part))
+            for part in ("raw", "content")
+        ]
+        return Parts(raw, content, [facts["name"].decode() for facts in found["attachments"]])
 
     async def delete(self, keys: Sequence[BodyKey]) -> None:
         """See `ports.bodies`."""

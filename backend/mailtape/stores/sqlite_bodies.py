@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from mailtape.domain.ids import IngestId, OrganisationId
-from mailtape.ports.bodies import Blob, Body, BodyKey
+from mailtape.ports.bodies import Blob, Body, BodyKey, Parts
 from mailtape.rows.sqlite_database import BLOB_PAGE_OCTETS, driver_errors, prepare, shrink
 from mailtape.rows.writing_thread import WritingThread
 
@@ -113,12 +113,22 @@ class SqliteBodies:
             (*key, attachment_id),
         )
 
-    async def attachment_ids(self, key: BodyKey) -> list[str]:
+    async def parts(self, key: BodyKey) -> Parts | None:
         """See `ports.bodies`."""
-        query = f"SELECT id FROM attachments {_OF_KEY} ORDER BY position"
-        return await self._read(
-            lambda connection: [name for (name,) in connection.execute(query, key)]
+        blobs = (
+            "SELECT raw, raw_size, raw_sha256, content, content_size, content_sha256"
+            f" FROM bodies {_OF_KEY}"
         )
+        names = f"SELECT id FROM attachments {_OF_KEY} ORDER BY position"
+
+        def read(connection: sqlite3.Connection) -> Parts | None:
+            row = connection.execute(blobs, key).fetchone()
+            if row is None:
+                return None
+            kept = [name for (name,) in connection.execute(names, key)]
+            return Parts(Blob(*row[:3]), Blob(*row[3:]), kept)
+
+        return await self._read(read)
 
     async def delete(self, keys: Sequence[BodyKey]) -> None:
         """See `ports.bodies`."""
