@@ -28,7 +28,7 @@ test: services lint types imports docs-check ## everything that CI runs
 soak: services .venv/.dev ## the whole suite at its long counts
 	MAILTAPE_TEST_SOAK=1 $(BIN)/pytest tests
 
-bench: services .venv/.dev ## figures as ratios to smtp-sink, one table; ARGS="--quick" and others, see ARGS="--help"
+bench: services .venv/.dev ## figures as ratios to smtp-sink, embedded and production side by side; ARGS="--quick" and others, see ARGS="--help"
 	@PYTHONPATH=tests $(BIN)/python -m bench $(ARGS)
 
 #: Keep it in shape

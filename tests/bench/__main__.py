@@ -1,4 +1,4 @@
-"""Measures, and prints two tables: the embedded default, and production on real servers.
+"""Measures, and prints the embedded default, production on real servers, and both side by side.
 
     make bench                                    everything, about twelve minutes
     make bench ARGS=--quick                       small counts: does it run, not how fast
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from bench import draining, latency, policy, reading, relayed, throughput
 from bench.counts import FULL, QUICK, Counts
-from bench.figures import Figure, as_markdown, as_text
+from bench.figures import Figure, as_markdown, as_text, one_each, side_by_side
 from bench.machine import described
 
 Part = Callable[[Path, Counts], Iterator[Figure]]
@@ -68,10 +68,12 @@ def main() -> None:
                 data.mkdir()
                 measured = parts[name](data, QUICK if args.quick else FULL)
                 tables.setdefault(title, []).extend(measured)
-    texts = [f"{title}\n{as_text(figures)}" for title, figures in tables.items()]
-    print(machine, *texts, sep="\n\n")
+    shown = {title: one_each(figures) for title, figures in tables.items()}
+    if tables.keys() == TABLES.keys():
+        shown["Side by side"] = side_by_side(tables)
+    print(machine, *(f"{title}\n{as_text(rows)}" for title, rows in shown.items()), sep="\n\n")
     if args.markdown:
-        pages = [f"## {title}\n\n{as_markdown(figures)}" for title, figures in tables.items()]
+        pages = [f"## {title}\n\n{as_markdown(rows)}" for title, rows in shown.items()]
         page = PAGE.format(machine=machine, tables="\n\n".join(pages))
         args.markdown.write_text(page, "utf-8")
 

@@ -1,6 +1,6 @@
 """Figures and their targets: quantiles, one row a figure, the table for a screen and for a page."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import quantiles
 from typing import Literal
@@ -82,10 +82,32 @@ def judged_by(
     return Figure(f"{name}, p{share * 100:.0f}", judged, "ms", target, detail)
 
 
-def as_text(figures: Sequence[Figure]) -> str:
-    """The table in columns, for a terminal."""
-    rows = [HEAD, *(figure.cells() for figure in figures)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
+Row = tuple[str, ...]
+
+
+def one_each(figures: Sequence[Figure]) -> list[Row]:
+    """A table of one row a figure, its head included."""
+    return [HEAD, *(figure.cells() for figure in figures)]
+
+
+def side_by_side(tables: Mapping[str, Sequence[Figure]]) -> list[Row]:
+    """A table of the figures that all tables have, with a column for each, its head included."""
+    by_name = [{figure.name: figure for figure in figures} for figures in tables.values()]
+    in_all = [name for name in by_name[0] if all(name in figures for figures in by_name)]
+    return [
+        ("figure", *tables),
+        *((name, *(_judged(figures[name]) for figures in by_name)) for name in in_all),
+    ]
+
+
+def _judged(figure: Figure) -> str:
+    _, measured, target, verdict, _ = figure.cells()
+    return f"{measured} ({target} {verdict})" if target else measured
+
+
+def as_text(rows: Sequence[Row]) -> str:
+    """A table in columns, for a terminal."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = (
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         for row in rows
@@ -93,7 +115,7 @@ def as_text(figures: Sequence[Figure]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def as_markdown(figures: Sequence[Figure]) -> str:
-    """The table for a page."""
-    rows = [HEAD, ("---",) * len(HEAD), *(figure.cells() for figure in figures)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+def as_markdown(rows: Sequence[Row]) -> str:
+    """A table for a page."""
+    lines = [rows[0], ("---",) * len(rows[0]), *rows[1:]]
+    return "\n".join("| " + " | ".join(row) + " |" for row in lines)

@@ -9,7 +9,9 @@ from bench.figures import (
     at_least,
     at_most,
     judged_by,
+    one_each,
     quantile,
+    side_by_side,
 )
 
 
@@ -37,7 +39,7 @@ def test_the_table_says_what_was_missed() -> None:
         Figure("detail", 2.04, "ms"),
     ]
 
-    rows = as_text(figures).splitlines()
+    rows = as_text(one_each(figures)).splitlines()
 
     assert [row.split() for row in rows[1:]] == [
         ["accepted", "0.150", "≥", "0.13", "met", "of", "the", "sink"],
@@ -47,9 +49,30 @@ def test_the_table_says_what_was_missed() -> None:
 
 
 def test_the_page_has_one_row_a_figure() -> None:
-    table = as_markdown([Figure("memory, idle", 123.4, "MB", at_most(300))])
+    table = as_markdown(one_each([Figure("memory, idle", 123.4, "MB", at_most(300))]))
 
     assert table.splitlines()[-1] == "| memory, idle | 123 MB | ≤ 300 | met |  |"
+
+
+def test_what_both_shapes_have_stands_side_by_side_each_with_its_own_target() -> None:
+    tables = {
+        "Embedded": [
+            Figure("accepted", 0.15, "ratio", at_least(0.13)),
+            Figure("memory", 200, "MB", at_most(300)),
+            Figure("visible", 0.1, "ratio"),
+        ],
+        "Production": [
+            Figure("visible", 0.05, "ratio", at_least(0.07)),
+            Figure("accepted", 0.09, "ratio", at_least(0.08)),
+            Figure("CPU a mail", 2, "ms"),
+        ],
+    }
+
+    assert side_by_side(tables) == [
+        ("figure", "Embedded", "Production"),
+        ("accepted", "0.150 (≥ 0.13 met)", "0.090 (≥ 0.08 met)"),
+        ("visible", "0.100", "0.050 (≥ 0.07 MISSED)"),
+    ]
 
 
 def test_many_times_make_one_line_with_the_judged_quantile_in_milliseconds() -> None:
