@@ -9,11 +9,13 @@ import os
 import secrets
 import signal
 import socket
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
+import hardened as hardening
 import services
 from owners import Owner, owning
 from processes import free_ports
@@ -43,10 +45,13 @@ class Process(Program):
         folder: Path,
         settings: Mapping[str, str],
         listen: Mapping[str, str] | None = None,
+        *,
+        hardened: bool = False,
     ) -> None:
         """Choose free ports for what `listen` does not say; nothing runs yet.
 
-        An API shows its own metrics at one that it shares with no other.
+        An API shows its own metrics at one that it shares with no other. If it is `hardened`, it
+        may make those system calls alone that its systemd unit leaves it.
         """
         self.role = role
         doors = _DOORS[role]
@@ -65,6 +70,9 @@ class Process(Program):
         self._notify_socket = f"@mailtape-{secrets.token_hex(8)}"
         told = {**settings, "NOTIFY_SOCKET": self._notify_socket}
         super().__init__(command, folder.with_suffix(".log"), told)
+        if hardened:
+            unit = hardening.UNITS / f"mailtape-{role}@.service"
+            self._command = [sys.executable, hardening.__file__, unit, *self._command]
 
     def launch(self) -> None:
         """Start it and do not wait; what it tells systemd from then on is heard."""
@@ -126,8 +134,11 @@ class Process(Program):
 class Fleet:
     """The processes on one set of servers, and what all of them are told."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, str]) -> None:
+    def __init__(
+        self, folder: Path, settings: Mapping[str, str], *, hardened: bool = False
+    ) -> None:
         self.folder = folder
+        self._hardened = hardened
         self.token = secrets.token_hex(24)
         self.settings = {
             "DOMAIN": DOMAIN,
@@ -150,7 +161,8 @@ class Fleet:
     def add(self, role: str, listen: Mapping[str, str] | None = None, **settings: str) -> Process:
         """Give it one more process, which is not started."""
         number = len(self.processes)
-        process = Process(role, self.folder / f"{number}-{role}", self.settings | settings, listen)
+        folder = self.folder / f"{number}-{role}"
+        process = Process(role, folder, self.settings | settings, listen, hardened=self._hardened)
         self.processes.append(process)
         return process
 
@@ -189,13 +201,15 @@ def _text(log: Path) -> str:
 
 
 @contextmanager
-def fleet(folder: Path, settings: Mapping[str, str], **counts: int) -> Iterator[Fleet]:
+def fleet(
+    folder: Path, settings: Mapping[str, str], *, hardened: bool = False, **counts: int
+) -> Iterator[Fleet]:
     """Run a fleet of so many processes of each role for as long as the context lasts.
 
     Whatever a test does to it from outside, nothing in it may fail in a way that nobody foresaw: a
     traceback in a log fails the test. On a failure the logs are shown.
     """
-    made = Fleet(folder, settings)
+    made = Fleet(folder, settings, hardened=hardened)
     try:
         made.migrate()
         try:

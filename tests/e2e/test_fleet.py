@@ -53,7 +53,8 @@ def places() -> Iterator[dict[str, str]]:
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory, places: dict[str, str]) -> Iterator[Fleet]:
     counts = {"api": 2, "ingest": 2, "policy": 2, "worker": 2}
-    with fleets.fleet(tmp_path_factory.mktemp("fleet"), places, **counts) as started:
+    folder = tmp_path_factory.mktemp("fleet")
+    with fleets.fleet(folder, places, hardened=True, **counts) as started:
         _set_free_tier(places, emails_per_month=MAILS_A_MONTH)
         yield started
 

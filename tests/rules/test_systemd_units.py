@@ -3,13 +3,15 @@
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+import hardened
+from hardened import UNITS
 from served import MAILTAPE
 
-UNITS = Path(__file__).parents[2] / "deploy/systemd"
 TEMPLATES = sorted(path.name for path in UNITS.glob("*@.service"))
 PROGRAM = "/opt/mailtape/.venv/bin/mailtape"
 MOST_EXPOSED = 2.0
@@ -71,6 +73,26 @@ def test_a_process_is_little_exposed(installed: Path, template: str) -> None:
 
     (exposure,) = re.findall(r"exposure level for \S+: ([\d.]+)", judged.stdout)
     assert float(exposure) <= MOST_EXPOSED, judged.stdout
+
+
+@pytest.mark.parametrize(
+    "forbidden",
+    [
+        "import mmap; mmap.mmap(-1, 4096, prot=mmap.PROT_WRITE | mmap.PROT_EXEC)",
+        "import ctypes; assert ctypes.CDLL(None).ptrace(0, 0, 0, 0) == 0",
+    ],
+)
+def test_what_a_unit_forbids_cannot_be_done(forbidden: str) -> None:
+    """The control of every test whose fleet runs so."""
+    unit = UNITS / TEMPLATES[0]
+    for program in ([hardened.__file__, unit, sys.executable], []):
+        done = subprocess.run(
+            [sys.executable, *program, "-c", forbidden],
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+        assert (done.returncode != 0) == bool(program)
 
 
 def test_the_units_differ_in_what_they_run_and_may_use_alone() -> None:
