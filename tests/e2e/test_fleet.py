@@ -744,6 +744,14 @@ def test_a_process_whose_database_is_away_ends_with_69(
     assert len(ended.stderr.splitlines()) == 1
 
 
+def test_the_workers_take_turns_at_upkeep(fleet: Fleet, places: dict[str, str]) -> None:
+    with closing(services.connect_mysql(places)) as rows, rows.cursor() as cursor:
+        cursor.execute("SELECT job FROM rounds ORDER BY job")
+        taken = [job for (job,) in cursor.fetchall()]
+
+    assert taken == ["retention.sweep", "retention.trim"]
+
+
 def test_an_asgi_server_of_ones_own_serves_the_api(
     fleet: Fleet, local: Owner, tmp_path: Path
 ) -> None:

@@ -6,6 +6,7 @@ import secrets
 import shutil
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -44,6 +45,8 @@ T = TypeVar("T")
 
 LIMIT = 100
 A_HUNDRED = Limits(emails_per_month=LIMIT)
+A_COMMIT_IS_STORED = timedelta(minutes=2)
+"""After this the rows tell of a commit, and need not hold it for a Redis that forgets."""
 NOON = datetime(2026, 11, 15, 12, tzinfo=UTC)
 
 
@@ -722,14 +725,15 @@ async def test_who_brings_holds_in_takes_none_away_that_changed_meanwhile(
         open_installation(tmp_path, elsewhere=database) as installation,
     ):
         acme, now = await installation.an_organisation("acme"), installation.clock()
-        connection = RedisConnection(instance.variables()["REDIS_URL"])
+        connection = RedisConnection(instance.variables()["REDIS_URL"], seconds=10.0)
         ours, theirs = RedisCounters(connection, database), SharedSqlCounters(database)
         for number in range(rounds):
             keys = _keys(each, number)
             for key in keys:
                 await theirs.reserve(acme, NO_LIMITS, key, 1, now)
             committed = (theirs.commit(acme, [key], 1, now) for key in keys)
-            await asyncio.gather(ours.bring_in(acme, now), *committed)
+            later = now + A_COMMIT_IS_STORED
+            await asyncio.gather(ours.bring_in(acme, now), ours.tend(later), *committed)
             await ours.bring_in(acme, now)
 
         usage = await ours.usage(acme, now)
@@ -738,8 +742,11 @@ async def test_who_brings_holds_in_takes_none_away_that_changed_meanwhile(
     assert (usage.emails, usage.reserved_emails) == (rounds * each, 0)
 
 
-def _hour_passes(fleet: Fleet) -> None:
-    """Let Redis know no longer what was committed."""
+async def _hour_passes(fleet: Fleet) -> None:
+    """Let the processes do what they put off, and Redis know no longer what was committed."""
+    for counters in fleet.processes:
+        with suppress(Unavailable):
+            await counters.tend(fleet.now() + A_COMMIT_IS_STORED)
     fleet.server.delete(fleet.key("committed"))
 
 
@@ -758,8 +765,39 @@ async def test_what_the_rows_held_is_counted_once_however_many_start_afterwards(
         await deliver(fleet.installation, fleet.acme, transaction=key[0])
 
     assert await _counted(fleet.a_process(), fleet) == (1, len(a_mail()))
-    _hour_passes(fleet)
+    await _hour_passes(fleet)
     assert await _counted(fleet.a_process(), fleet) == (1, len(a_mail()))
+
+
+async def test_what_the_rows_held_counts_though_redis_forgets_it_before_it_is_stored(
+    fleet: Fleet,
+) -> None:
+    rows = SharedSqlCounters(fleet.installation.parts.database)
+    counters = fleet.a_process()
+    await rows.commit(fleet.acme, _keys(1), 100, fleet.now())
+    await counters.bring_in(fleet.acme, fleet.now())
+
+    assert (await rows.usage(fleet.acme, fleet.now())).emails == 1, "who still asks there"
+    fleet.server.flushall()
+    assert await _counted(fleet.a_process(), fleet) == (1, 100)
+    await counters.tend(fleet.now() + A_COMMIT_IS_STORED)
+
+    assert (await rows.usage(fleet.acme, fleet.now())).emails == 0, "no hour later counted anew"
+    assert await _counted(counters, fleet) == (1, 100)
+
+
+async def test_what_was_brought_in_is_brought_in_again_before_the_rows_let_it_go(
+    fleet: Fleet,
+) -> None:
+    rows = SharedSqlCounters(fleet.installation.parts.database)
+    counters = fleet.a_process()
+    await rows.commit(fleet.acme, _keys(1), 100, fleet.now())
+    await counters.bring_in(fleet.acme, fleet.now())
+    fleet.server.flushall()
+
+    await counters.tend(fleet.now() + A_COMMIT_IS_STORED)
+
+    assert await _counted(counters, fleet) == (1, 100)
 
 
 async def test_what_the_rows_held_is_counted_once_though_it_is_stored_at_that_moment(
@@ -772,7 +810,7 @@ async def test_what_the_rows_held_is_counted_once_though_it_is_stored_at_that_mo
     watched = Watched(fleet.installation.parts.database, before_writing=store)
 
     assert await _counted(fleet.a_process(database=watched), fleet) == (1, len(a_mail()))
-    _hour_passes(fleet)
+    await _hour_passes(fleet)
     assert await _counted(fleet.a_process(), fleet) == (1, len(a_mail()))
 
 
@@ -792,7 +830,7 @@ async def test_what_the_rows_held_is_counted_once_though_the_rows_can_only_be_re
     assert await _counted(fleet.a_process(database=reading), fleet) == (1, 100)
 
     assert await _counted(fleet.a_process(), fleet) == (1, 100)
-    _hour_passes(fleet)
+    await _hour_passes(fleet)
     assert await _counted(fleet.a_process(), fleet) == (1, 100)
 
 
@@ -814,10 +852,10 @@ async def test_what_was_counted_goes_from_the_rows_when_they_can_be_written_agai
     assert await _counted(counters, fleet) == (1, 100)
 
     with pytest.raises(Unavailable):
-        await counters.tend(fleet.now())
+        await counters.tend(fleet.now() + A_COMMIT_IS_STORED)
     assert (await rows.usage(fleet.acme, fleet.now())).emails == 1, "held there still"
     broken.clear()
-    await counters.tend(fleet.now())
+    await counters.tend(fleet.now() + A_COMMIT_IS_STORED)
 
     assert (await rows.usage(fleet.acme, fleet.now())).emails == 0
     assert await _counted(counters, fleet) == (1, 100)
@@ -852,7 +890,7 @@ async def test_what_the_rows_promised_is_counted_once_though_it_is_stored_before
     await counters.commit(fleet.acme, [key], len(a_mail()), fleet.now())
 
     for _ in range(2):
-        _hour_passes(fleet)
+        await _hour_passes(fleet)
         assert await _counted(fleet.a_process(), fleet) == (1, len(a_mail()))
 
 

@@ -19,7 +19,10 @@ async def live(settings: Settings, folder: DataFolder, keys: Keys) -> None:  # n
         stores = await stack.enter_async_context(opened(settings, folder))
         local = await stores.database.read(organisations.find_local)
         await stack.enter_async_context(work.consuming(settings, stores, now))
-        await stack.enter_async_context(upkeep.doing(jobs.of_rows(settings, stores, local, now)))
+        of_all_workers = jobs.of_rows(settings, stores, local, now)
+        await stack.enter_async_context(
+            upkeep.doing(jobs.in_turn(stores.database, of_all_workers, now))
+        )
         await looked_after(
             settings,
             stack,

@@ -1,7 +1,7 @@
 """The jobs of upkeep, by what they look after; a program chooses those that are its own."""
 
-from collections.abc import Awaitable, Callable
-from datetime import datetime
+from collections.abc import Awaitable, Callable, Iterable
+from datetime import datetime, timedelta
 from functools import partial
 
 import structlog
@@ -11,6 +11,8 @@ from mailtape.domain.ids import OrganisationId
 from mailtape.opening import Counting, Stores, Upkeep
 from mailtape.roles import process
 from mailtape.roles.upkeep import Job
+from mailtape.rows import rounds
+from mailtape.rows.database import Database
 from mailtape.services import retention
 from mailtape.services.refusals import Refusals
 from mailtape.services.usage import ApiCalls
@@ -27,6 +29,8 @@ _TEND_SECONDS = 1.0
 _SWEEP_SECONDS = 3600.0
 _TIDY_SECONDS = 60.0
 _FILES_SECONDS = 5.0
+_NEXT = 0.9
+"""A round is due so much of its time after the last: clocks and pauses are not exact."""
 
 
 def of_files(stores: Stores) -> list[Job]:
@@ -56,6 +60,18 @@ def of_rows(
         Job(_TRIM_SECONDS, "retention.trim", trim),
         Job(_SWEEP_SECONDS, "retention.sweep", sweep),
     ]
+
+
+def in_turn(database: Database, jobs: Iterable[Job], clock: Callable[[], datetime]) -> list[Job]:
+    """Have each round of these done by one process; the others pass it over."""
+    return [job._replace(run=partial(_in_turn, database, job, clock)) for job in jobs]
+
+
+async def _in_turn(database: Database, job: Job, clock: Callable[[], datetime]) -> int:
+    until_next = timedelta(seconds=job.seconds * _NEXT)
+    if await database.write(rounds.take, job.name, clock(), until_next):
+        return await job.run()
+    return 0
 
 
 def of_counters(counting: Counting, clock: Callable[[], datetime]) -> list[Job]:

@@ -2,7 +2,8 @@
 
 A process asks the store how much is claimed, a second at most before it relies on the answer, and
 adds what it claims itself. So what all of them claim passes the bound by no more than what the
-others claim within a second.
+others claim within a second. Of a store that says nothing all who ask hear within the time of one
+question.
 """
 
 import asyncio
@@ -22,7 +23,8 @@ class BoundedClaims:
     def __init__(self, claims: Claims, max_bytes: int) -> None:
         self._claims = claims
         self._max_bytes = max_bytes
-        self._asking = asyncio.Lock()
+        self._question: asyncio.Task[None] | None = None
+        """Under way."""
         self._asked_at = float("-inf")
         self._kept = 0
         """What the store told."""
@@ -49,10 +51,21 @@ class BoundedClaims:
             self._since += octets  # also what failed may be there; the next answer has it or not
 
     async def _ask(self) -> None:
-        async with self._asking:
-            now = time.monotonic()
-            if now - self._asked_at >= ASKED_SECONDS:
-                since = self._since
-                self._kept = await self._claims.octets()
-                self._since -= since
-                self._asked_at = now
+        """Ask once, however many wait for the answer, and whoever of them leaves."""
+        if self._question is None:
+            if time.monotonic() - self._asked_at < ASKED_SECONDS:
+                return
+            self._question = asyncio.create_task(self._learn())
+            self._question.add_done_callback(self._learnt)
+        await asyncio.shield(self._question)
+
+    async def _learn(self) -> None:
+        asked_at, since = time.monotonic(), self._since
+        self._kept = await self._claims.octets()
+        self._since -= since
+        self._asked_at = asked_at
+
+    def _learnt(self, question: asyncio.Task[None]) -> None:
+        self._question = None
+        if not question.cancelled():
+            question.exception()  # whoever waited has it; nobody may have

@@ -4,7 +4,7 @@ Redis may forget; what this process told its askers must hold all the same.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from mailtape.domain.ids import OrganisationId
@@ -32,32 +32,41 @@ class OwnGrants:
 
     def __init__(self) -> None:
         self._grants: OrderedDict[bytes, Grant] = OrderedDict()
+        self._of: dict[OrganisationId, dict[bytes, Grant]] = {}
+        """The same, for each organisation that has any."""
 
     def add(self, grants: Iterable[Grant], now_us: int) -> None:
         """Remember these, each over what was known of it; forget what has run out."""
         for grant in grants:
+            self._forget(grant.digest)
             self._grants[grant.digest] = grant
-            self._grants.move_to_end(grant.digest)
+            self._of.setdefault(grant.organisation_id, {})[grant.digest] = grant
         while self._grants:
             oldest = next(iter(self._grants.values()))
             if oldest.until_us > now_us and len(self._grants) <= _MOST:
                 return
-            del self._grants[oldest.digest]
+            self._forget(oldest.digest)
 
     def drop(self, digests: Iterable[bytes]) -> None:
         """Forget reservations that were given back; what is committed stays."""
         for digest in digests:
             grant = self._grants.get(digest)
             if grant is not None and not grant.committed:
-                del self._grants[digest]
+                self._forget(digest)
 
     def of(self, organisation_id: OrganisationId, now_us: int) -> list[Grant]:
         """List what still counts for an organisation."""
-        return [grant for grant in self._live(now_us) if grant.organisation_id == organisation_id]
+        own = self._of.get(organisation_id, {})
+        return [grant for grant in own.values() if grant.until_us > now_us]
 
     def organisations(self, now_us: int) -> set[OrganisationId]:
         """Name all for whom something counts."""
-        return {grant.organisation_id for grant in self._live(now_us)}
+        return {each for each in self._of if self.of(each, now_us)}
 
-    def _live(self, now_us: int) -> Iterator[Grant]:
-        return (grant for grant in self._grants.values() if grant.until_us > now_us)
+    def _forget(self, digest: bytes) -> None:
+        grant = self._grants.pop(digest, None)
+        if grant is not None:
+            own = self._of[grant.organisation_id]
+            del own[digest]
+            if not own:
+                del self._of[grant.organisation_id]

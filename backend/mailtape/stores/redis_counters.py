@@ -136,8 +136,8 @@ class RedisCounters:
         self._accounts: OrderedDict[OrganisationId, _Account] = OrderedDict()
         self._filling: dict[OrganisationId, asyncio.Task[None]] = {}
         self._unfilled: set[OrganisationId] = set()
-        self._let_go_later: dict[OrganisationId, list[_Held]] = {}
-        """What was counted and could not be taken out of the rows."""
+        self._let_go_later: deque[tuple[int, OrganisationId, list[_Held]]] = deque()
+        """What was counted from the rows, and when they need to hold it no longer."""
         self._air = asyncio.Lock()
         self._marker: bytes | None = None
         self._waiting: deque[_Question] = deque()
@@ -191,9 +191,10 @@ class RedisCounters:
             await self._emptied(to_us(now))
         for organisation_id in list(self._unfilled):
             await self._fill_once(organisation_id, now)
-        for organisation_id, held in list(self._let_go_later.items()):
+        while self._let_go_later and self._let_go_later[0][0] <= to_us(now):
+            _, organisation_id, held = self._let_go_later[0]
             await self._let_go(organisation_id, held)
-            del self._let_go_later[organisation_id]
+            self._let_go_later.popleft()
 
     async def reconcile(self, now: datetime, *, stored: datetime | None) -> int:
         """Compare with the rows, which are the truth, and tell how many organisations differed.
@@ -485,24 +486,19 @@ class RedisCounters:
             (filled,) = await self._redis.run([Call(scripts.FILL, keys, arguments)])
         account.epoch = filled.decode()
         self._unfilled.discard(organisation_id)
-        # Counted: nobody else may count it an hour from now, when Redis knows its name no more.
-        # Who dies before this leaves it to the next one who fills; if that is so much later, it
-        # counts twice until `reconcile` has seen it.
-        try:
-            await self._let_go(organisation_id, rows.held)
-        except Unavailable:  # by rows that can only be read everything can be decided
-            self._let_go_later[organisation_id] = rows.held
+        # Counted: nobody may count it anew an hour from now, when Redis knows its name no more. But
+        # should Redis forget it before it is stored, only the rows know of it. Who dies before they
+        # let it go leaves it to the next one who fills; if that is so much later, it counts twice
+        # until `reconcile` has seen it.
+        counted = [each for each in rows.held if each[3] in _COUNTED]
+        if counted:
+            self._let_go_later.append((to_us(now) + _DOUBTFUL_US, organisation_id, counted))
         if emptied:
             log.warning("counters.emptied", organisation=organisation_id.hex())
             await asyncio.sleep(_OTHERS_SECONDS)
 
     async def _let_go(self, organisation_id: OrganisationId, held: Sequence[_Held]) -> None:
-        """Hold in the rows no longer what was read there.
-
-        What Redis does not count stays for those who still ask the rows; it runs out.
-        """
-        counted = {_WHAT[State.COMMITTED], _WHAT[State.STORED]}
-        held = [each for each in held if each[3] in counted]
+        """Hold in the rows no longer what was read there."""
         for start in range(0, len(held), _FILLED_AT_ONCE):
             chunk = held[start : start + _FILLED_AT_ONCE]
             await self._database.write(_let_go, organisation_id, chunk)
@@ -516,7 +512,8 @@ class RedisCounters:
         emptied = new is not None or self._marker not in {None, marker}
         self._marker = marker
         if emptied:
-            self._unfilled = self._grants.organisations(now_us)
+            brought_in = {organisation_id for _, organisation_id, _ in self._let_go_later}
+            self._unfilled = self._grants.organisations(now_us) | brought_in
         return emptied
 
     async def _compare(
@@ -630,6 +627,8 @@ _WHAT = {
     State.STORED: "stored",
     State.KNOWN: "known",
 }
+_COUNTED = frozenset({_WHAT[State.COMMITTED], _WHAT[State.STORED]})
+"""What Redis does not count stays for those who still ask the rows; it runs out."""
 _STATES = {what: state for state, what in _WHAT.items()}
 
 
