@@ -20,7 +20,7 @@ from sqlalchemy import Connection, Engine, text
 
 _FOLDER = Path(__file__).parent
 _LOCK_SECONDS = 60
-_LOCK = "concat('mailtape ', md5(database()))"
+_LOCK = "left(concat('mailtape ', sha2(database(), 256)), 64)"
 _ALONE = text(f"SELECT get_lock({_LOCK}, {_LOCK_SECONDS})")
 _DONE = text(f"SELECT release_lock({_LOCK})")
 _BINARY = text("ALTER DATABASE CHARACTER SET utf8mb4 COLLATE utf8mb4_bin")
