@@ -80,7 +80,8 @@ _DOWN = frozenset(
 )
 
 _SETUP = (
-    "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION,ERROR_FOR_DIVISION_BY_ZERO',"
+    # MySQL warns on each connection of a strict mode that is less than this.
+    "SET SESSION sql_mode = 'TRADITIONAL',"
     " innodb_lock_wait_timeout = {lock}"
     # Only one of these two comments is read by a server: MariaDB's own, or MySQL 8's.
     " /*M! , max_statement_time = {seconds} */ /*!80000 , max_execution_time = {milliseconds} */"
