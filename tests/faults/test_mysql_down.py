@@ -13,7 +13,7 @@ import mysql
 import services
 from mailtape.domain.errors import StoreFull, Unavailable
 from mailtape.domain.tier import FREE, UNLIMITED
-from mailtape.rows import mysql_schema, tiers
+from mailtape.rows import diagnosis, mysql_schema, tiers
 from mailtape.rows.database import Session
 from mailtape.rows.mysql_database import MysqlDatabase
 from services import Instance
@@ -145,21 +145,32 @@ async def test_a_table_without_room_is_a_full_store(database: MysqlDatabase) -> 
 
 
 async def test_a_server_with_no_connection_left_is_unavailable(url: URL) -> None:
-    with mysql.connected(url) as connection:
-        connection.execute(
-            text(
-                "CREATE OR REPLACE USER narrow@127.0.0.1 IDENTIFIED BY 'narrow'"
-                " WITH MAX_USER_CONNECTIONS 1"
-            )
-        )
-        connection.execute(text(f"GRANT ALL ON {url.database}.* TO narrow@127.0.0.1"))
-    narrow = url.set(username="narrow", password="narrow")
+    narrow = _other_user(url, "WITH MAX_USER_CONNECTIONS 1")
     database = MysqlDatabase(narrow, connections=4)
     with mysql.connected(narrow), pytest.raises(Unavailable):
         await database.read(_one)
 
     assert await database.read(_one) == 1
     await database.close()
+
+
+@pytest.mark.parametrize("so", ["ACCOUNT LOCK", "PASSWORD EXPIRE"])
+async def test_a_server_that_lets_its_user_in_no_more_is_unavailable(url: URL, so: str) -> None:
+    """What is waiting must wait, and not be taken for what cannot be stored."""
+    database = MysqlDatabase(_other_user(url, so), connections=4)
+    with pytest.raises(Unavailable) as refused:
+        await database.read(_one)
+    await database.close()
+
+    assert "DB_USER" in (diagnosis.explain(refused.value) or "")
+
+
+def _other_user(url: URL, options: str) -> URL:
+    with mysql.connected(url) as connection:
+        connection.execute(text("DROP USER IF EXISTS other@127.0.0.1"))
+        connection.execute(text(f"CREATE USER other@127.0.0.1 IDENTIFIED BY 'other' {options}"))
+        connection.execute(text(f"GRANT ALL ON {url.database}.* TO other@127.0.0.1"))
+    return url.set(username="other", password="other")
 
 
 async def test_a_bug_stays_a_bug(database: MysqlDatabase) -> None:

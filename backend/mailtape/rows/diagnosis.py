@@ -31,6 +31,8 @@ _NOT_FROM_HERE = (
     "The server at DB_HOST takes no connections from this machine; let it, for DB_USER."
 )
 _NOT_ALLOWED = "DB_USER may not do at DB_NAME what is needed; grant it all of that database."
+_LOCKED = "The server at DB_HOST has locked the account of DB_USER; unlock it."
+_EXPIRED = "The password of DB_USER has expired at DB_HOST; set one there, and DB_PASSWORD."
 _SCHEMA = "DB_NAME lacks what this release needs; run `mailtape migrate`."
 _FULL = "There is no room left at DB_HOST; make some there."
 _SENTENCES = {
@@ -50,10 +52,16 @@ _SENTENCES = {
     1290: _REPLICA,
     1698: "The server at DB_HOST lets DB_USER in without a password only; change DB_USER.",
     1792: _REPLICA,
+    1820: _EXPIRED,
     1836: _REPLICA,
+    1862: _EXPIRED,
     2002: _NO_SERVER,
     2003: _NO_SERVER,
     2005: "There is no machine of the name DB_HOST; change it.",
+    3032: "The server at DB_HOST is in offline mode; end that.",
+    3118: _LOCKED,
+    3159: "The server at DB_HOST wants encryption, which is not spoken to it; let it do without.",
+    4151: _LOCKED,
 }
 
 

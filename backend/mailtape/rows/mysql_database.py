@@ -69,13 +69,19 @@ _DOWN = frozenset(
         1290,  # runs with --read-only
         1317,  # the query was interrupted
         1792,  # a READ ONLY transaction
+        1820,  # the password has expired, as MariaDB says it
         1836,  # the server is in read-only mode
+        1862,  # the password has expired
         1969,  # max_statement_time
         2002,
         2003,  # cannot connect
         2005,  # unknown host
         3024,  # max_execution_time
+        3032,  # offline mode
+        3118,  # the account is locked
+        3159,  # only encrypted connections
         3572,  # a lock is held (NOWAIT)
+        4151,  # the account is locked, as MariaDB says it
     }
 )
 
