@@ -173,8 +173,8 @@ async def test_lists_walk_a_key_and_sort_nothing(
     installation: Installation, acme: OrganisationId, rival: OrganisationId
 ) -> None:
     for tenant in (acme, rival):
-        await deposit_many(installation, tenant, 300)
-        await deposit_many(installation, tenant, 300, recipient="other@mail.example.com")
+        await deposit_many(installation, tenant, 30)  # of a half MySQL reads all by their ids
+        await deposit_many(installation, tenant, 570, recipient="other@mail.example.com")
     database = installation.parts.database
     await database.write(
         lambda s: s.execute(text("ANALYZE TABLE messages, message_words, message_search")).all()
