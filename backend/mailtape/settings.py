@@ -176,7 +176,7 @@ class Services(_Section):
     """The servers of a fleet; what has no setting here is kept in SQLite under DATA_DIR."""
 
     db_host: Annotated[str | None, Field(min_length=1, max_length=255), Form("a host name")] = (
-        Field(default=None, description="MySQL 8 or MariaDB 10.11, which keeps the rows.")
+        Field(default=None, description="MySQL 8 or MariaDB 10.11, or later, which keeps the rows.")
     )
     db_port: Annotated[int, Form("a port from 1 to 65535")] = Field(
         default=3306, ge=1, le=65_535, description="Port of DB_HOST."

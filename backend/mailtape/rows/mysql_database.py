@@ -89,10 +89,11 @@ _SETUP = (
     # MySQL warns on each connection of a strict mode that is less than this.
     "SET SESSION sql_mode = 'TRADITIONAL',"
     " innodb_lock_wait_timeout = {lock}"
-    # Only one of these two comments is read by a server: MariaDB's own, or MySQL 8's.
+    # Only one of these two comments is read by a server: MariaDB's own, or MySQL's, which bounds
+    # SELECT alone.
     " /*M! , max_statement_time = {seconds} */ /*!80000 , max_execution_time = {milliseconds} */"
 )
-"""What holds for every connection: no value is cut to fit, and no statement outlives its asker."""
+"""What holds for every connection: no value is cut to fit, and no question outlives its asker."""
 
 
 def mysql_url(*, host: str, port: int, user: str, password: str | None, name: str) -> URL:
