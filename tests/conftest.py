@@ -72,9 +72,9 @@ def migrated_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def mailtape() -> Iterator[Forked]:
-    """The program, loaded: runs commands that end at once."""
-    with forked.loaded() as program:
+def mailtape(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forked]:
+    """The program, loaded: runs commands that end at once, and starts servers again and again."""
+    with forked.loaded(tmp_path_factory.mktemp("loaded")) as program:
         yield program
 
 

@@ -13,13 +13,15 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Self
 
 import hardened as hardening
 import services
+from forked import Forked
 from owners import Owner, owning
 from processes import free_ports
-from served import Program, run
+from served import COMMAND_SECONDS, Program, run
 
 DOMAIN = "mail.example.com"
 _DOORS: Mapping[str, Mapping[str, str]] = {
@@ -45,6 +47,7 @@ class Process(Program):
         folder: Path,
         settings: Mapping[str, str],
         listen: Mapping[str, str] | None = None,
+        mailtape: Forked | None = None,
         *,
         hardened: bool = False,
     ) -> None:
@@ -69,10 +72,10 @@ class Process(Program):
         self._notices: socket.socket | None = None
         self._notify_socket = f"@mailtape-{secrets.token_hex(8)}"
         told = {**settings, "NOTIFY_SOCKET": self._notify_socket}
-        super().__init__(command, folder.with_suffix(".log"), told)
+        super().__init__(command, folder.with_suffix(".log"), told, mailtape)
         if hardened:
             unit = hardening.UNITS / f"mailtape-{role}@.service"
-            self._command = [sys.executable, hardening.__file__, unit, *self._command]
+            self.under = (sys.executable, hardening.__file__, unit)
 
     def launch(self) -> None:
         """Start it and do not wait; what it tells systemd from then on is heard."""
@@ -135,9 +138,15 @@ class Fleet:
     """The processes on one set of servers, and what all of them are told."""
 
     def __init__(
-        self, folder: Path, settings: Mapping[str, str], *, hardened: bool = False
+        self,
+        folder: Path,
+        settings: Mapping[str, str],
+        mailtape: Forked | None = None,
+        *,
+        hardened: bool = False,
     ) -> None:
         self.folder = folder
+        self.mailtape = mailtape
         self._hardened = hardened
         self.token = secrets.token_hex(24)
         self.settings = {
@@ -153,16 +162,28 @@ class Fleet:
 
     def migrate(self) -> None:
         """Bring the servers to this release."""
-        done = run(
-            "migrate", "--data", self.folder / "first", cwd=self.folder, settings=self.settings
-        )
+        done = self.run("migrate")
         assert done.returncode == 0, done.stdout + done.stderr
+
+    def run(self, command: str, seconds: float = COMMAND_SECONDS) -> CompletedProcess[str]:
+        """Run one command on the servers to its end."""
+        runs = run if self.mailtape is None else self.mailtape.run
+        data = self.folder / "first"
+        return runs(
+            command, "--data", data, cwd=self.folder, settings=self.settings, seconds=seconds
+        )
 
     def add(self, role: str, listen: Mapping[str, str] | None = None, **settings: str) -> Process:
         """Give it one more process, which is not started."""
         number = len(self.processes)
-        folder = self.folder / f"{number}-{role}"
-        process = Process(role, folder, self.settings | settings, listen, hardened=self._hardened)
+        process = Process(
+            role,
+            self.folder / f"{number}-{role}",
+            self.settings | settings,
+            listen,
+            self.mailtape,
+            hardened=self._hardened,
+        )
         self.processes.append(process)
         return process
 
@@ -174,6 +195,12 @@ class Fleet:
         for process in started:
             process.wait_until_ready(_START_SECONDS)
         return self
+
+    def fork_from(self, mailtape: Forked) -> None:
+        """Have whatever is started from now on be a fork of the loaded program."""
+        self.mailtape = mailtape
+        for process in self.processes:
+            process.mailtape = mailtape
 
     def of(self, role: str) -> list[Process]:
         """List the processes of a role."""
@@ -202,14 +229,19 @@ def _text(log: Path) -> str:
 
 @contextmanager
 def fleet(
-    folder: Path, settings: Mapping[str, str], *, hardened: bool = False, **counts: int
+    folder: Path,
+    settings: Mapping[str, str],
+    mailtape: Forked | None = None,
+    *,
+    hardened: bool = False,
+    **counts: int,
 ) -> Iterator[Fleet]:
     """Run a fleet of so many processes of each role for as long as the context lasts.
 
     Whatever a test does to it from outside, nothing in it may fail in a way that nobody foresaw: a
     traceback in a log fails the test. On a failure the logs are shown.
     """
-    made = Fleet(folder, settings, hardened=hardened)
+    made = Fleet(folder, settings, mailtape, hardened=hardened)
     try:
         made.migrate()
         try:
@@ -224,14 +256,7 @@ def fleet(
 
 def assert_sound(ended: Fleet) -> None:
     """Have everything on the servers verified, of a fleet that ended."""
-    verified = run(
-        "verifydata",
-        "--data",
-        ended.folder / "first",
-        cwd=ended.folder,
-        settings=ended.settings,
-        seconds=_VERIFIED_SECONDS,
-    )
+    verified = ended.run("verifydata", _VERIFIED_SECONDS)
     assert verified.returncode == 0, verified.stdout + verified.stderr
 
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Protocol
 
 from processes import free_ports, is_running, peak_bytes, resident_bytes, tree
 
@@ -47,19 +48,47 @@ def run(
     )
 
 
+class Running(Protocol):
+    """What is asked of a process; see `subprocess.Popen`."""
+
+    pid: int
+    stdout: IO[str] | None
+
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def send_signal(self, number: int, /) -> None: ...
+    def kill(self) -> None: ...
+
+
+class Starting(Protocol):
+    """What starts a process by another way; see `forked.Forked`."""
+
+    def start(
+        self, *arguments: str | Path, cwd: Path, settings: Mapping[str, str], stderr: IO[str]
+    ) -> Running: ...
+
+
 class Program:
     """A process of Mailtape: started, ended or killed, and started again as it was."""
 
-    process: subprocess.Popen[str]
+    process: Running
     said: str
     """What it printed until it was ready."""
 
     def __init__(
-        self, command: Sequence[str | Path], log: Path, settings: Mapping[str, str]
+        self,
+        command: Sequence[str | Path],
+        log: Path,
+        settings: Mapping[str, str],
+        mailtape: Starting | None = None,
     ) -> None:
+        """Have it started by itself, as an operator does, or as a fork of the loaded program."""
+        self.mailtape = mailtape
+        self.under: Sequence[str | Path] = ()
+        """What starts it, when it is started by itself, in a way of its own."""
         self.log = log
         self.settings = settings
-        self._command = [MAILTAPE, *command]
+        self._command = command
 
     @property
     def pid(self) -> int:
@@ -80,14 +109,22 @@ class Program:
         """Start it and do not wait."""
         self._asked = False
         with self.log.open("a") as errors:
-            self.process = subprocess.Popen(
-                self._command,
-                cwd=self.log.parent,  # away from a developer's .env
-                env=environment(**self.settings),
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
+            self.process = self._started(errors)
+
+    def _started(self, errors: IO[str]) -> Running:
+        cwd = self.log.parent  # away from a developer's .env
+        if self.mailtape is not None:
+            return self.mailtape.start(
+                *self._command, cwd=cwd, settings=self.settings, stderr=errors
             )
+        return subprocess.Popen(
+            [*self.under, MAILTAPE, *self._command],
+            cwd=cwd,
+            env=environment(**self.settings),
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
 
     def wait_until_ready(self, seconds: float = START_SECONDS) -> list[str]:
         """Wait until it says so; gives the addresses that it names."""
@@ -156,7 +193,13 @@ class Served(Program):
     """A `mailtape serve` on a folder."""
 
     def __init__(
-        self, folder: Path, log: Path, settings: Mapping[str, str], *, as_printed: bool = False
+        self,
+        folder: Path,
+        log: Path,
+        settings: Mapping[str, str],
+        mailtape: Starting | None = None,
+        *,
+        as_printed: bool = False,
     ) -> None:
         self.folder = folder
         smtp, http, policy, lmtp = DEFAULT_PORTS if as_printed else free_ports(4)
@@ -170,7 +213,7 @@ class Served(Program):
             command += ["--data", folder]
             command += ["--http", self.http.removeprefix("http://"), "--smtp", self.smtp]
             command += ["--policy", self.policy, "--lmtp", self.lmtp]
-        super().__init__(command, log, settings)
+        super().__init__(command, log, settings, mailtape)
 
     @property
     def http_address(self) -> tuple[str, int]:
@@ -193,7 +236,12 @@ class Served(Program):
 
 @contextmanager
 def serving(
-    folder: Path, log: Path, *, as_printed: bool = False, **settings: str
+    folder: Path,
+    log: Path,
+    mailtape: Starting | None = None,
+    *,
+    as_printed: bool = False,
+    **settings: str,
 ) -> Iterator[Served]:
     """Serve a folder on free ports for as long as the context lasts.
 
@@ -203,7 +251,7 @@ def serving(
     Whatever a test does to it from outside, nothing in it may fail in a way that nobody foresaw:
     a traceback in its log fails the test. On a failure the log is shown.
     """
-    served = Served(folder, log, settings, as_printed=as_printed)
+    served = Served(folder, log, settings, mailtape, as_printed=as_printed)
     begin = log.stat().st_size if log.exists() else 0
     try:
         served.start()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from served import run
+from forked import Forked
 
 pytestmark = pytest.mark.e2e
 
@@ -17,13 +17,13 @@ pytestmark = pytest.mark.e2e
     ids=["serve", "verifydata"],
 )
 def test_a_damaged_file_is_named_in_a_sentence(
-    tmp_path: Path, name: str, command: tuple[str, ...]
+    tmp_path: Path, name: str, command: tuple[str, ...], mailtape: Forked
 ) -> None:
     folder = tmp_path / "data"
-    run("migrate", "--data", folder, cwd=tmp_path)
+    mailtape.run("migrate", "--data", folder, cwd=tmp_path)
     (folder / name).write_bytes(b"garbage" * 100)
 
-    ended = run(*command, "--data", folder, cwd=tmp_path)
+    ended = mailtape.run(*command, "--data", folder, cwd=tmp_path)
 
     assert ended.returncode in {1, os.EX_IOERR}
     assert "damaged" in ended.stderr + ended.stdout

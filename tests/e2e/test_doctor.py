@@ -13,10 +13,11 @@ import redis
 
 import services
 from fakes import an_envelope
+from forked import Forked
 from mailtape.stores.mongo_claims import MongoClaims
 from mailtape.stores.mongo_connection import open_client
 from mailtape.stores.rabbit_queue import RabbitQueue
-from served import COMMAND_SECONDS, MAILTAPE, environment, run, serving
+from served import COMMAND_SECONDS, MAILTAPE, environment, serving
 from services import Instance
 
 RAW = b"Subject: waits\r\n\r\nfor a worker\r\n"
@@ -32,8 +33,10 @@ SECONDS = 35
 Change = Callable[[dict[str, str]], dict[str, str]]
 
 
-def doctor(settings: Mapping[str, str], cwd: Path) -> subprocess.CompletedProcess[str]:
-    answer = run("doctor", cwd=cwd, settings=dict(settings))
+def doctor(
+    mailtape: Forked, settings: Mapping[str, str], cwd: Path
+) -> subprocess.CompletedProcess[str]:
+    answer = mailtape.run("doctor", cwd=cwd, settings=dict(settings))
     assert answer.stderr == ""
     for name in ("DB_PASSWORD", "JWT_SECRET", "API_TOKEN_SALT"):
         if len(settings.get(name, "")) > len("mailtape"):  # which stands in every line otherwise
@@ -60,13 +63,15 @@ def failure_of(answer: subprocess.CompletedProcess[str], part: str) -> str:
 
 
 @pytest.mark.e2e
-def test_an_embedded_installation_is_well_also_beside_its_server(tmp_path: Path) -> None:
+def test_an_embedded_installation_is_well_also_beside_its_server(
+    tmp_path: Path, mailtape: Forked
+) -> None:
     with serving(tmp_path / "var", tmp_path / "log") as served:
-        beside = doctor({}, tmp_path)
+        beside = doctor(mailtape, {}, tmp_path)
         assert served.stop() == 0
     files = {path.name for path in (tmp_path / "var").iterdir()}
 
-    alone = doctor({}, tmp_path)
+    alone = doctor(mailtape, {}, tmp_path)
 
     for answer in (beside, alone):
         assert answer.returncode == 0, answer.stdout
@@ -74,12 +79,14 @@ def test_an_embedded_installation_is_well_also_beside_its_server(tmp_path: Path)
         for part in ("settings", "machine", "rows (SQLite)", "bodies (SQLite)", "queue (SQLite)"):
             assert f"ok      {part}: " in answer.stdout
     assert {path.name for path in (tmp_path / "var").iterdir()} == files
-    assert run("verifydata", cwd=tmp_path).returncode == 0
+    assert mailtape.run("verifydata", cwd=tmp_path).returncode == 0
 
 
 @pytest.mark.e2e
-def test_an_empty_folder_is_told_to_migrate_and_stays_empty(tmp_path: Path) -> None:
-    answer = doctor({}, tmp_path)
+def test_an_empty_folder_is_told_to_migrate_and_stays_empty(
+    tmp_path: Path, mailtape: Forked
+) -> None:
+    answer = doctor(mailtape, {}, tmp_path)
 
     assert answer.returncode == 1
     assert len(failures(answer)) == 3
@@ -88,16 +95,16 @@ def test_an_empty_folder_is_told_to_migrate_and_stays_empty(tmp_path: Path) -> N
 
 
 @pytest.mark.e2e
-def test_settings_that_cannot_be_read_end_as_everywhere(tmp_path: Path) -> None:
-    answer = run("doctor", cwd=tmp_path, settings={"DB_PORT": "many"})
+def test_settings_that_cannot_be_read_end_as_everywhere(tmp_path: Path, mailtape: Forked) -> None:
+    answer = mailtape.run("doctor", cwd=tmp_path, settings={"DB_PORT": "many"})
 
     assert answer.returncode == 78
     assert "DB_PORT" in answer.stderr
 
 
 @pytest.mark.e2e
-def test_a_damaged_file_and_too_few_open_files_are_named(tmp_path: Path) -> None:
-    assert run("migrate", cwd=tmp_path).returncode == 0
+def test_a_damaged_file_and_too_few_open_files_are_named(tmp_path: Path, mailtape: Forked) -> None:
+    assert mailtape.run("migrate", cwd=tmp_path).returncode == 0
     bodies = tmp_path / "var/bodies.sqlite3"
     bodies.write_bytes(b"no database at all" * 1000)
 
@@ -122,7 +129,7 @@ def test_a_damaged_file_and_too_few_open_files_are_named(tmp_path: Path) -> None
 
 
 @pytest.fixture(scope="module")
-def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def fleet(tmp_path_factory: pytest.TempPathFactory, mailtape: Forked) -> Iterator[dict[str, str]]:
     """What leads to an installation on all four servers, ready for use."""
     with ExitStack() as stack:
         given: dict[str, str] = {}
@@ -131,7 +138,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
             given |= {name: mine[name] for name in mine if name not in given or own_to(own, name)}
         given |= {"JWT_SECRET": "j" * 40, "API_TOKEN_SALT": "s" * 40, "RABBITMQ_QUEUE": "doctor"}
         cwd = tmp_path_factory.mktemp("fleet")
-        assert run("migrate", cwd=cwd, settings=given).returncode == 0
+        assert mailtape.run("migrate", cwd=cwd, settings=given).returncode == 0
         yield given
 
 
@@ -142,10 +149,12 @@ def own_to(own: Callable[..., object], name: str) -> bool:
 
 @pytest.mark.services
 @pytest.mark.e2e
-def test_a_fleet_is_well_and_its_mail_is_left_alone(fleet: dict[str, str], tmp_path: Path) -> None:
+def test_a_fleet_is_well_and_its_mail_is_left_alone(
+    fleet: dict[str, str], tmp_path: Path, mailtape: Forked
+) -> None:
     before = asyncio.run(put_a_mail(fleet))
 
-    answer = doctor(fleet, tmp_path)
+    answer = doctor(mailtape, fleet, tmp_path)
 
     assert answer.returncode == 0, answer.stdout
     for part, _ in SERVERS.values():
@@ -158,7 +167,7 @@ def test_a_fleet_is_well_and_its_mail_is_left_alone(fleet: dict[str, str], tmp_p
 @pytest.mark.services
 @pytest.mark.e2e
 def test_large_mail_that_has_reached_its_bound_is_told(
-    fleet: dict[str, str], tmp_path: Path
+    fleet: dict[str, str], tmp_path: Path, mailtape: Forked
 ) -> None:
     async def claim() -> None:
         async with open_client(fleet["MONGODB_URL"]) as client:
@@ -168,8 +177,8 @@ def test_large_mail_that_has_reached_its_bound_is_told(
     with services.own_documents() as own:
         asyncio.run(claim())
         settings = fleet | {"MONGODB_DATABASE": own["MONGODB_DATABASE"]}
-        reached = doctor(settings | {"QUEUE_MAX_BYTES": "1MiB"}, tmp_path)
-        room = doctor(settings | {"QUEUE_MAX_BYTES": "2MiB"}, tmp_path)
+        reached = doctor(mailtape, settings | {"QUEUE_MAX_BYTES": "1MiB"}, tmp_path)
+        room = doctor(mailtape, settings | {"QUEUE_MAX_BYTES": "2MiB"}, tmp_path)
 
     assert "QUEUE_MAX_BYTES" in failure_of(reached, "bodies (MongoDB)")
     assert "ok      bodies (MongoDB): would take a large mail now. 1,048,576" in room.stdout
@@ -235,12 +244,14 @@ ELSEWHERE: Mapping[str, tuple[tuple[Change, str, str], ...]] = {
 @pytest.mark.services
 @pytest.mark.e2e
 @pytest.mark.parametrize("what", ELSEWHERE)
-def test_what_leads_elsewhere_is_named(fleet: dict[str, str], tmp_path: Path, what: str) -> None:
+def test_what_leads_elsewhere_is_named(
+    fleet: dict[str, str], tmp_path: Path, what: str, mailtape: Forked
+) -> None:
     settings = dict(fleet)
     for change, _, _ in ELSEWHERE[what]:
         settings |= change(settings)
 
-    answer = doctor(settings, tmp_path)
+    answer = doctor(mailtape, settings, tmp_path)
 
     assert answer.returncode == 1
     assert len(failures(answer)) == len(ELSEWHERE[what])
@@ -251,13 +262,15 @@ def test_what_leads_elsewhere_is_named(fleet: dict[str, str], tmp_path: Path, wh
 
 @pytest.mark.services
 @pytest.mark.e2e
-def test_an_older_schema_is_told_to_migrate(fleet: dict[str, str], tmp_path: Path) -> None:
+def test_an_older_schema_is_told_to_migrate(
+    fleet: dict[str, str], tmp_path: Path, mailtape: Forked
+) -> None:
     with services.own_database() as older:
         settings = fleet | {"DB_NAME": older["DB_NAME"]}
-        assert run("migrate", cwd=tmp_path, settings=settings).returncode == 0
+        assert mailtape.run("migrate", cwd=tmp_path, settings=settings).returncode == 0
         services._execute(settings, "UPDATE alembic_version SET version_num = '0001'")
 
-        failure = the_failure(doctor(settings, tmp_path))
+        failure = the_failure(doctor(mailtape, settings, tmp_path))
 
     assert "older release" in failure
     assert "mailtape migrate" in failure
@@ -273,11 +286,13 @@ def own() -> Iterator[Instance]:
 
 
 @pytest.fixture(scope="module")
-def healthy(own: Instance, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def healthy(
+    own: Instance, tmp_path_factory: pytest.TempPathFactory, mailtape: Forked
+) -> dict[str, str]:
     """What leads to servers that can be harmed; every test leaves them well."""
     given = own.variables() | {"JWT_SECRET": "j" * 40, "API_TOKEN_SALT": "s" * 40}
     cwd = tmp_path_factory.mktemp("healthy")
-    assert run("migrate", cwd=cwd, settings=given).returncode == 0
+    assert mailtape.run("migrate", cwd=cwd, settings=given).returncode == 0
     return given
 
 
@@ -289,14 +304,14 @@ def rounds(*, soak: bool) -> list[tuple[str, ...]]:
 @pytest.mark.services
 @pytest.mark.e2e
 def test_a_server_that_hangs_is_named_in_time(
-    own: Instance, healthy: dict[str, str], tmp_path: Path, *, soak: bool
+    own: Instance, healthy: dict[str, str], tmp_path: Path, mailtape: Forked, *, soak: bool
 ) -> None:
     for names in rounds(soak=soak):
         for name in names:
             own.pause(name)
         begin = time.monotonic()
         try:
-            answer = doctor(healthy, tmp_path)
+            answer = doctor(mailtape, healthy, tmp_path)
         finally:
             for name in names:
                 own.resume(name)
@@ -311,13 +326,13 @@ def test_a_server_that_hangs_is_named_in_time(
 @pytest.mark.services
 @pytest.mark.e2e
 def test_a_server_that_is_stopped_is_named(
-    own: Instance, healthy: dict[str, str], tmp_path: Path, *, soak: bool
+    own: Instance, healthy: dict[str, str], tmp_path: Path, mailtape: Forked, *, soak: bool
 ) -> None:
     for names in rounds(soak=soak):
         for name in names:
             own.stop(name)
         try:
-            answer = doctor(healthy, tmp_path)
+            answer = doctor(mailtape, healthy, tmp_path)
         finally:
             for name in names:
                 own.start(name)
@@ -344,11 +359,11 @@ def test_a_server_that_is_stopped_is_named(
     ],
 )
 def test_a_mysql_that_is_set_up_otherwise_is_named(
-    healthy: dict[str, str], tmp_path: Path, statement: str, back: str, said: str
+    healthy: dict[str, str], tmp_path: Path, statement: str, back: str, said: str, mailtape: Forked
 ) -> None:
     services._execute(healthy, statement)
     try:
-        failure = the_failure(doctor(healthy, tmp_path))
+        failure = the_failure(doctor(mailtape, healthy, tmp_path))
     finally:
         services._execute(healthy, back)
 
@@ -358,13 +373,15 @@ def test_a_mysql_that_is_set_up_otherwise_is_named(
 
 @pytest.mark.services
 @pytest.mark.e2e
-def test_a_mysql_that_only_reads_is_named(healthy: dict[str, str], tmp_path: Path) -> None:
+def test_a_mysql_that_only_reads_is_named(
+    healthy: dict[str, str], tmp_path: Path, mailtape: Forked
+) -> None:
     with services.connect_mysql(healthy) as root, root.cursor() as cursor:
         cursor.execute("CREATE USER reader@127.0.0.1 IDENTIFIED BY 'hunter2-reader'")
         cursor.execute(f"GRANT SELECT ON {healthy['DB_NAME']}.* TO reader@127.0.0.1")
         try:
             reader = healthy | {"DB_USER": "reader", "DB_PASSWORD": "hunter2-reader"}
-            failure = the_failure(doctor(reader, tmp_path))
+            failure = the_failure(doctor(mailtape, reader, tmp_path))
         finally:
             cursor.execute("DROP USER reader@127.0.0.1")
 
@@ -373,11 +390,13 @@ def test_a_mysql_that_only_reads_is_named(healthy: dict[str, str], tmp_path: Pat
 
 @pytest.mark.services
 @pytest.mark.e2e
-def test_a_redis_that_drops_counters_is_named(healthy: dict[str, str], tmp_path: Path) -> None:
+def test_a_redis_that_drops_counters_is_named(
+    healthy: dict[str, str], tmp_path: Path, mailtape: Forked
+) -> None:
     with redis.Redis.from_url(healthy["REDIS_URL"]) as client:
         client.config_set("maxmemory-policy", "allkeys-lru")
         try:
-            failure = the_failure(doctor(healthy, tmp_path))
+            failure = the_failure(doctor(mailtape, healthy, tmp_path))
         finally:
             client.config_set("maxmemory-policy", "noeviction")
         assert list(client.scan_iter(match="mailtape:doctor:*")) == []
@@ -388,7 +407,7 @@ def test_a_redis_that_drops_counters_is_named(healthy: dict[str, str], tmp_path:
 @pytest.mark.services
 @pytest.mark.e2e
 def test_a_classic_queue_in_the_place_of_ours_is_named(
-    healthy: dict[str, str], tmp_path: Path
+    healthy: dict[str, str], tmp_path: Path, mailtape: Forked
 ) -> None:
     async def declare() -> None:
         async with await aio_pika.connect(healthy["RABBITMQ_URL"]) as connection:
@@ -397,7 +416,7 @@ def test_a_classic_queue_in_the_place_of_ours_is_named(
                 await channel.declare_queue(f"classic{side}", durable=True)
 
     asyncio.run(declare())
-    failure = the_failure(doctor(healthy | {"RABBITMQ_QUEUE": "classic"}, tmp_path))
+    failure = the_failure(doctor(mailtape, healthy | {"RABBITMQ_QUEUE": "classic"}, tmp_path))
 
     assert failure.startswith("FAILED  queue (RabbitMQ): ")
     assert "RABBITMQ_QUEUE" in failure

@@ -25,6 +25,7 @@ import pytest
 import fleet as fleets
 import services
 from fleet import Fleet, Process, asked
+from forked import Forked
 from live import Told, follow
 from lossy import link
 from owners import Owner, owning, registered
@@ -51,10 +52,13 @@ def places() -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def fleet(tmp_path_factory: pytest.TempPathFactory, places: dict[str, str]) -> Iterator[Fleet]:
+def fleet(
+    tmp_path_factory: pytest.TempPathFactory, places: dict[str, str], mailtape: Forked
+) -> Iterator[Fleet]:
     counts = {"api": 2, "ingest": 2, "policy": 2, "worker": 2}
     folder = tmp_path_factory.mktemp("fleet")
     with fleets.fleet(folder, places, hardened=True, **counts) as started:
+        started.fork_from(mailtape)  # each has started by itself, as an operator starts it
         _set_free_tier(places, emails_per_month=MAILS_A_MONTH)
         yield started
 
@@ -698,46 +702,50 @@ NEEDED = ["DB_HOST", "MONGODB_URL", "RABBITMQ_URL", "JWT_SECRET", "API_TOKEN_SAL
 
 
 @pytest.mark.parametrize("role", ["api", "ingest", "policy", "worker"])
-def test_a_process_that_lacks_a_setting_says_which(role: str, fleet: Fleet, tmp_path: Path) -> None:
-    ended = fleets.run(role, "--data", tmp_path / "var", cwd=tmp_path)
+def test_a_process_that_lacks_a_setting_says_which(
+    role: str, fleet: Fleet, tmp_path: Path, mailtape: Forked
+) -> None:
+    ended = mailtape.run(role, "--data", tmp_path / "var", cwd=tmp_path)
 
     assert ended.returncode == 78
     assert [line.split()[0] for line in ended.stderr.splitlines()] == NEEDED
     with_others = dict(fleet.settings)
     del with_others["RABBITMQ_URL"]
-    ended = fleets.run(role, "--data", tmp_path / "var", cwd=tmp_path, settings=with_others)
+    ended = mailtape.run(role, "--data", tmp_path / "var", cwd=tmp_path, settings=with_others)
     assert ended.returncode == 78
     assert ended.stderr.splitlines() == [
         "RABBITMQ_URL is not set; the processes of a fleet share it."
     ]
 
 
-def test_a_process_does_not_start_on_rows_of_another_release(fleet: Fleet, tmp_path: Path) -> None:
+def test_a_process_does_not_start_on_rows_of_another_release(
+    fleet: Fleet, tmp_path: Path, mailtape: Forked
+) -> None:
     with services.own_database() as empty:
         changed = {**fleet.settings, "DB_NAME": empty["DB_NAME"]}
-        ended = fleets.run("policy", "--data", tmp_path / "var", cwd=tmp_path, settings=changed)
+        ended = mailtape.run("policy", "--data", tmp_path / "var", cwd=tmp_path, settings=changed)
         assert ended.returncode == 78
         assert "run `mailtape migrate`" in ended.stderr
 
-        migrated = fleets.run(
+        migrated = mailtape.run(
             "migrate", "--data", tmp_path / "first", cwd=tmp_path, settings=changed
         )
         assert migrated.returncode == 0, migrated.stderr
         with closing(services.connect_mysql(empty)) as rows, rows.cursor() as cursor:
             cursor.execute("UPDATE alembic_version SET version_num = '0001'")
         for role in ("api", "worker"):
-            ended = fleets.run(role, "--data", tmp_path / "var", cwd=tmp_path, settings=changed)
+            ended = mailtape.run(role, "--data", tmp_path / "var", cwd=tmp_path, settings=changed)
             assert ended.returncode == 78, ended.stderr
             assert "has the schema of an older release; run `mailtape migrate`." in ended.stderr
 
 
 @pytest.mark.parametrize("role", ["api", "worker"])
 def test_a_process_whose_database_is_away_ends_with_69(
-    role: str, fleet: Fleet, tmp_path: Path
+    role: str, fleet: Fleet, tmp_path: Path, mailtape: Forked
 ) -> None:
     nowhere = {**fleet.settings, "DB_PORT": str(fleets.free_ports(1)[0])}
 
-    ended = fleets.run(role, "--data", tmp_path / "var", cwd=tmp_path, settings=nowhere)
+    ended = mailtape.run(role, "--data", tmp_path / "var", cwd=tmp_path, settings=nowhere)
 
     assert ended.returncode == 69
     assert "database" in ended.stderr

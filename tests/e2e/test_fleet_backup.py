@@ -17,6 +17,7 @@ import pytest
 
 import fleet as fleets
 from fleet import Fleet
+from forked import Forked
 from owners import Owner, owning
 from rules.test_deployment import BLOCKS, sourced
 from senders import Line
@@ -60,10 +61,10 @@ MONGO = """
 
 
 @pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[Fleet]:
+def fleet(tmp_path: Path, mailtape: Forked) -> Iterator[Fleet]:
     with (
         fleets.places() as places,
-        fleets.fleet(tmp_path, places, api=1, ingest=1, worker=1) as started,
+        fleets.fleet(tmp_path, places, mailtape, api=1, ingest=1, worker=1) as started,
     ):
         yield started
 

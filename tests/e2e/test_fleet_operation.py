@@ -17,12 +17,13 @@ import mysql
 import processes
 import services
 from fakes import a_delivery, an_envelope
+from forked import Forked
 from mailtape.rows import organisations
 from mailtape.stores.mongo_claims import MongoClaims
 from mailtape.stores.mongo_connection import open_client
 from mailtape.stores.rabbit_queue import RabbitQueue
 from rules.test_alerts import ASKED
-from served import MAILTAPE, START_SECONDS, STOP_SECONDS, environment, run
+from served import MAILTAPE, START_SECONDS, STOP_SECONDS, environment
 
 pytestmark = [pytest.mark.services, pytest.mark.e2e]
 
@@ -34,7 +35,7 @@ SECONDS = 30
 
 
 @pytest.fixture(scope="module")
-def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def fleet(tmp_path_factory: pytest.TempPathFactory, mailtape: Forked) -> Iterator[dict[str, str]]:
     with ExitStack() as stack:
         given = services.variables("redis")
         given |= stack.enter_context(services.own_database())
@@ -44,7 +45,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         given["RABBITMQ_URL"] = stack.enter_context(services.own_vhost())["RABBITMQ_URL"]
         given |= {"JWT_SECRET": "j" * 40, "API_TOKEN_SALT": "s" * 40}
         given["QUEUE_MAX_BYTES"] = "1GiB"
-        migrated = run("migrate", cwd=tmp_path_factory.mktemp("fleet"), settings=given)
+        migrated = mailtape.run("migrate", cwd=tmp_path_factory.mktemp("fleet"), settings=given)
         assert migrated.returncode == 0, migrated.stderr
         assert "rabbitmq" not in migrated.stdout
         yield given
@@ -124,14 +125,14 @@ def subjects(fleet: dict[str, str]) -> list[str]:
 
 
 def test_parked_mail_is_listed_shown_and_offered_again_while_a_worker_runs(
-    fleet: dict[str, str], tmp_path: Path
+    fleet: dict[str, str], tmp_path: Path, mailtape: Forked
 ) -> None:
     number = str(park(fleet))
     before = len(subjects(fleet))
 
     with worker(fleet, tmp_path):
-        listed = run("park", "list", cwd=tmp_path, settings=fleet)
-        shown = run("park", "show", number, cwd=tmp_path, settings=fleet)
+        listed = mailtape.run("park", "list", cwd=tmp_path, settings=fleet)
+        shown = mailtape.run("park", "show", number, cwd=tmp_path, settings=fleet)
         raw = subprocess.run(
             [MAILTAPE, "park", "show", number, "--raw"],
             cwd=tmp_path,
@@ -139,7 +140,7 @@ def test_parked_mail_is_listed_shown_and_offered_again_while_a_worker_runs(
             capture_output=True,
             check=True,
         )
-        retried = run("park", "retry", number, cwd=tmp_path, settings=fleet)
+        retried = mailtape.run("park", "retry", number, cwd=tmp_path, settings=fleet)
         deadline = time.monotonic() + SECONDS
         while len(subjects(fleet)) == before and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -151,13 +152,15 @@ def test_parked_mail_is_listed_shown_and_offered_again_while_a_worker_runs(
     assert raw.stdout == RAW
     assert retried.returncode == 0, retried.stderr
     assert subjects(fleet) == ["parked"] * (before + 1)
-    assert run("park", "retry", number, cwd=tmp_path, settings=fleet).returncode == 1
-    checked = run("verifydata", cwd=tmp_path, settings=fleet)
+    assert mailtape.run("park", "retry", number, cwd=tmp_path, settings=fleet).returncode == 1
+    checked = mailtape.run("verifydata", cwd=tmp_path, settings=fleet)
     assert checked.returncode == 0, checked.stdout
     assert ", 0 queued mails of 1 organisations: 0 findings" in checked.stdout
 
 
-def test_a_worker_shows_what_alerts_ask_for(fleet: dict[str, str], tmp_path: Path) -> None:
+def test_a_worker_shows_what_alerts_ask_for(
+    fleet: dict[str, str], tmp_path: Path, mailtape: Forked
+) -> None:
     number = str(park(fleet))
     (port,) = processes.free_ports(1)
     address = f"127.0.0.1:{port}"
@@ -168,7 +171,7 @@ def test_a_worker_shows_what_alerts_ask_for(fleet: dict[str, str], tmp_path: Pat
             with urllib.request.urlopen(f"http://{address}/health", timeout=30) as answer:
                 assert answer.status == 200
     finally:
-        assert run("park", "drop", number, cwd=tmp_path, settings=fleet).returncode == 0
+        assert mailtape.run("park", "drop", number, cwd=tmp_path, settings=fleet).returncode == 0
 
     lines = shown.splitlines()
     assert 'mailtape_queue_depth{state="parked"} 1.0' in lines
@@ -180,23 +183,23 @@ def test_a_worker_shows_what_alerts_ask_for(fleet: dict[str, str], tmp_path: Pat
         assert any(line.startswith(f"# TYPE {declared}") for line in lines), name
 
 
-def test_parked_mail_is_dropped(fleet: dict[str, str], tmp_path: Path) -> None:
+def test_parked_mail_is_dropped(fleet: dict[str, str], tmp_path: Path, mailtape: Forked) -> None:
     number = str(park(fleet))
 
-    dropped = run("park", "drop", number, cwd=tmp_path, settings=fleet)
+    dropped = mailtape.run("park", "drop", number, cwd=tmp_path, settings=fleet)
 
     assert dropped.returncode == 0, dropped.stderr
-    assert run("park", "drop", number, cwd=tmp_path, settings=fleet).returncode == 1
-    assert run("park", "list", cwd=tmp_path, settings=fleet).stdout == ""
+    assert mailtape.run("park", "drop", number, cwd=tmp_path, settings=fleet).returncode == 1
+    assert mailtape.run("park", "list", cwd=tmp_path, settings=fleet).stdout == ""
 
 
 def test_verifydata_ends_with_1_and_names_what_is_wrong_in_the_rows(
-    fleet: dict[str, str], tmp_path: Path
+    fleet: dict[str, str], tmp_path: Path, mailtape: Forked
 ) -> None:
     with services.connect_mysql(fleet) as connection, connection.cursor() as cursor:
         cursor.execute("UPDATE organisations SET storage_bytes = storage_bytes + 1")
         try:
-            damaged = run("verifydata", cwd=tmp_path, settings=fleet)
+            damaged = mailtape.run("verifydata", cwd=tmp_path, settings=fleet)
         finally:
             cursor.execute("UPDATE organisations SET storage_bytes = storage_bytes - 1")
 
@@ -206,9 +209,9 @@ def test_verifydata_ends_with_1_and_names_what_is_wrong_in_the_rows(
 
 @pytest.mark.parametrize("command", ["backup", "restore"])
 def test_a_folder_that_is_not_everything_is_neither_copied_nor_put_back(
-    fleet: dict[str, str], tmp_path: Path, command: str
+    fleet: dict[str, str], tmp_path: Path, command: str, mailtape: Forked
 ) -> None:
-    refused = run(command, tmp_path / "copy", cwd=tmp_path, settings=fleet)
+    refused = mailtape.run(command, tmp_path / "copy", cwd=tmp_path, settings=fleet)
 
     assert refused.returncode == 78
     assert "DB_HOST and MONGODB_URL and RABBITMQ_URL name servers" in refused.stderr

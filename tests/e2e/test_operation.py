@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from forked import Forked
 from served import Served, run, serving
 
 pytestmark = pytest.mark.e2e
@@ -108,8 +109,10 @@ def test_what_was_given_is_made_sure_of_and_written_nowhere(folder: Path, tmp_pa
         assert not (folder / "token").exists()
 
 
-def test_one_folder_has_one_server(served: Served, folder: Path, tmp_path: Path) -> None:
-    second = run(
+def test_one_folder_has_one_server(
+    served: Served, folder: Path, tmp_path: Path, mailtape: Forked
+) -> None:
+    second = mailtape.run(
         "serve", "--data", folder, "--http", "127.0.0.1:0", "--smtp", "127.0.0.1:0", cwd=tmp_path
     )
 
@@ -121,7 +124,7 @@ def test_one_folder_has_one_server(served: Served, folder: Path, tmp_path: Path)
         ["park", "retry", "1"],
         ["park", "drop", "1"],
     ):
-        assert run(*command, "--data", folder, cwd=tmp_path).returncode == 75, command
+        assert mailtape.run(*command, "--data", folder, cwd=tmp_path).returncode == 75, command
     assert ask(served, "/health", "")["status"]
 
 
@@ -131,12 +134,14 @@ def test_lmtp_listens_only_when_it_is_told_where(folder: Path, tmp_path: Path) -
         assert f"lmtp://{served.lmtp}" in served.said
 
 
-def test_send_goes_through_the_wire(served: Served, folder: Path, tmp_path: Path) -> None:
+def test_send_goes_through_the_wire(
+    served: Served, folder: Path, tmp_path: Path, mailtape: Forked
+) -> None:
     mail = tmp_path / "a.eml"
     mail.write_bytes(b"Subject: from a file\n\nwith lone line feeds\n")
 
-    sent = run("send", mail, "--to", "qa@example.org", "--smtp", served.smtp, cwd=tmp_path)
-    refused = run("send", mail, "--to", "nobody", "--smtp", served.smtp, cwd=tmp_path)
+    sent = mailtape.run("send", mail, "--to", "qa@example.org", "--smtp", served.smtp, cwd=tmp_path)
+    refused = mailtape.run("send", mail, "--to", "nobody", "--smtp", served.smtp, cwd=tmp_path)
 
     assert sent.returncode == 0, sent.stderr
     assert sent.stdout.startswith("250 2.")
@@ -148,9 +153,9 @@ def test_send_goes_through_the_wire(served: Served, folder: Path, tmp_path: Path
 
 
 def test_a_token_made_beside_the_server_works_at_once(
-    served: Served, folder: Path, tmp_path: Path
+    served: Served, folder: Path, tmp_path: Path, mailtape: Forked
 ) -> None:
-    made = run(
+    made = mailtape.run(
         "generate-tokens", "--name", "post", "--scope", "messages:read", "--data", folder,
         cwd=tmp_path,
     )  # fmt: skip
@@ -184,7 +189,7 @@ def test_an_administrator_made_beside_the_server_can_sign_in(
 
 
 def test_a_backup_taken_while_mail_arrives_holds_all_that_was_acknowledged_before_it(
-    served: Served, folder: Path, tmp_path: Path
+    served: Served, folder: Path, tmp_path: Path, mailtape: Forked
 ) -> None:
     acknowledged_before = send(served, 100)
     enough = threading.Event()
@@ -193,7 +198,9 @@ def test_a_backup_taken_while_mail_arrives_holds_all_that_was_acknowledged_befor
     sending.start()
     backups = [tmp_path / f"backup-{number}" for number in range(3)]
     try:
-        taken = [run("backup", backup, "--data", folder, cwd=tmp_path) for backup in backups]
+        taken = [
+            mailtape.run("backup", backup, "--data", folder, cwd=tmp_path) for backup in backups
+        ]
     finally:
         enough.set()
         sending.join()
@@ -201,21 +208,23 @@ def test_a_backup_taken_while_mail_arrives_holds_all_that_was_acknowledged_befor
     assert [backup.returncode for backup in taken] == [0, 0, 0], taken
     assert sent[0] > 0, "mail arrived meanwhile"
     for backup in backups:
-        checked = run("verifydata", "--data", backup, cwd=tmp_path)
+        checked = mailtape.run("verifydata", "--data", backup, cwd=tmp_path)
         assert checked.returncode == 0, checked.stdout
         assert messages_in(backup) + queued_in(backup) >= acknowledged_before
         assert set(modes(backup).values()) == {"-rw-------"}
 
 
-def test_a_restored_folder_serves_what_was_in_the_backup(folder: Path, tmp_path: Path) -> None:
+def test_a_restored_folder_serves_what_was_in_the_backup(
+    folder: Path, tmp_path: Path, mailtape: Forked
+) -> None:
     backup, fresh = tmp_path / "backup", tmp_path / "fresh"
     with serving(folder, tmp_path / "log") as served:
         send(served, 20)
-        assert run("backup", backup, "--data", folder, cwd=tmp_path).returncode == 0
+        assert mailtape.run("backup", backup, "--data", folder, cwd=tmp_path).returncode == 0
         served.stop()
     token = (folder / "token").read_text().strip()
 
-    restored = run("restore", backup, "--data", fresh, cwd=tmp_path)
+    restored = mailtape.run("restore", backup, "--data", fresh, cwd=tmp_path)
 
     assert restored.returncode == 0, restored.stderr
     assert set(modes(fresh).values()) == {"-rw-------"}
@@ -223,19 +232,21 @@ def test_a_restored_folder_serves_what_was_in_the_backup(folder: Path, tmp_path:
         last = ask(served, "/messages/wait?since=19&timeout=30", token)
         assert last["sequence"] == 20
         assert served.stop() == 0
-    assert run("verifydata", "--data", fresh, cwd=tmp_path).returncode == 0
+    assert mailtape.run("verifydata", "--data", fresh, cwd=tmp_path).returncode == 0
 
 
-def test_restore_sets_aside_and_never_deletes(folder: Path, tmp_path: Path) -> None:
+def test_restore_sets_aside_and_never_deletes(
+    folder: Path, tmp_path: Path, mailtape: Forked
+) -> None:
     backup = tmp_path / "backup"
-    assert run("migrate", "--data", folder, cwd=tmp_path).returncode == 0
+    assert mailtape.run("migrate", "--data", folder, cwd=tmp_path).returncode == 0
     with serving(folder, tmp_path / "log") as served:
-        assert run("backup", backup, "--data", folder, cwd=tmp_path).returncode == 0
+        assert mailtape.run("backup", backup, "--data", folder, cwd=tmp_path).returncode == 0
         send(served, 3)
         served.stop()
 
-    refused = run("restore", backup, "--data", folder, cwd=tmp_path)
-    forced = run("restore", backup, "--data", folder, "--force", cwd=tmp_path)
+    refused = mailtape.run("restore", backup, "--data", folder, cwd=tmp_path)
+    forced = mailtape.run("restore", backup, "--data", folder, "--force", cwd=tmp_path)
 
     assert refused.returncode == 1
     assert "--force" in refused.stderr
@@ -245,31 +256,33 @@ def test_restore_sets_aside_and_never_deletes(folder: Path, tmp_path: Path) -> N
     assert messages_in(aside) + queued_in(aside) == 3
 
 
-def test_restore_refuses_a_damaged_backup(folder: Path, tmp_path: Path) -> None:
+def test_restore_refuses_a_damaged_backup(folder: Path, tmp_path: Path, mailtape: Forked) -> None:
     backup = tmp_path / "backup"
     with serving(folder, tmp_path / "log"):
-        assert run("backup", backup, "--data", folder, cwd=tmp_path).returncode == 0
+        assert mailtape.run("backup", backup, "--data", folder, cwd=tmp_path).returncode == 0
     rows = backup / "mailtape.sqlite3"
     rows.write_bytes(rows.read_bytes()[:8192])
 
-    refused = run("restore", backup, "--data", tmp_path / "fresh", cwd=tmp_path)
+    refused = mailtape.run("restore", backup, "--data", tmp_path / "fresh", cwd=tmp_path)
 
     assert refused.returncode == 1
     assert str(rows) in refused.stderr
     assert [path.name for path in (tmp_path / "fresh").iterdir()] == ["lock"]
 
 
-def test_verifydata_ends_with_1_and_names_the_fault(folder: Path, tmp_path: Path) -> None:
+def test_verifydata_ends_with_1_and_names_the_fault(
+    folder: Path, tmp_path: Path, mailtape: Forked
+) -> None:
     with serving(folder, tmp_path / "log") as served:
         send(served, 5)
         token = (folder / "token").read_text().strip()
         ask(served, "/messages/wait?since=4&timeout=30", token)
         served.stop()
-    clean = run("verifydata", "--data", folder, cwd=tmp_path)
+    clean = mailtape.run("verifydata", "--data", folder, cwd=tmp_path)
     with closing(sqlite3.connect(folder / "mailtape.sqlite3")) as rows, rows:
         rows.execute("UPDATE usage SET emails = emails + 1")
 
-    damaged = run("verifydata", "--data", folder, cwd=tmp_path)
+    damaged = mailtape.run("verifydata", "--data", folder, cwd=tmp_path)
 
     assert (clean.returncode, clean.stdout.splitlines()[0]) == (
         0,
@@ -279,12 +292,14 @@ def test_verifydata_ends_with_1_and_names_the_fault(folder: Path, tmp_path: Path
     assert damaged.stdout.startswith("usage_differs: organisation local ")
 
 
-def test_verifydata_names_a_file_that_is_no_database(folder: Path, tmp_path: Path) -> None:
-    assert run("migrate", "--data", folder, cwd=tmp_path).returncode == 0
+def test_verifydata_names_a_file_that_is_no_database(
+    folder: Path, tmp_path: Path, mailtape: Forked
+) -> None:
+    assert mailtape.run("migrate", "--data", folder, cwd=tmp_path).returncode == 0
     bodies = folder / "bodies.sqlite3"
     bodies.write_bytes(bodies.read_bytes()[:4096] + b"\0" * 8192)
 
-    damaged = run("verifydata", "--data", folder, cwd=tmp_path)
+    damaged = mailtape.run("verifydata", "--data", folder, cwd=tmp_path)
 
     assert damaged.returncode == 1
     assert damaged.stdout == f"file_damaged: {bodies} is no whole SQLite file\n"

@@ -8,9 +8,10 @@ import pytest
 
 from embedded import open_stores
 from fakes import an_envelope
+from forked import Forked
 from mailtape.data_folder import DataFolder
 from mailtape.ports.queue import QueueDepth
-from served import MAILTAPE, environment, run, serving
+from served import MAILTAPE, environment, serving
 
 pytestmark = pytest.mark.e2e
 
@@ -34,16 +35,18 @@ async def _depth(folder: DataFolder) -> QueueDepth:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> DataFolder:
-    assert run("migrate", cwd=tmp_path).returncode == 0
+def folder(tmp_path: Path, mailtape: Forked) -> DataFolder:
+    assert mailtape.run("migrate", cwd=tmp_path).returncode == 0
     folder = DataFolder(tmp_path / "var")
     asyncio.run(_park(folder))
     return folder
 
 
-def test_lists_and_shows_without_steering_the_terminal(folder: DataFolder, tmp_path: Path) -> None:
-    listed = run("park", "list", cwd=tmp_path)
-    shown = run("park", "show", "1", cwd=tmp_path)
+def test_lists_and_shows_without_steering_the_terminal(
+    folder: DataFolder, tmp_path: Path, mailtape: Forked
+) -> None:
+    listed = mailtape.run("park", "list", cwd=tmp_path)
+    shown = mailtape.run("park", "show", "1", cwd=tmp_path)
 
     assert listed.returncode == shown.returncode == 0
     for said in (listed.stdout, shown.stdout):
@@ -64,22 +67,24 @@ def test_writes_the_message_byte_for_byte(folder: DataFolder, tmp_path: Path) ->
     assert raw.stdout == RAW
 
 
-def test_lists_beside_a_running_server(folder: DataFolder, tmp_path: Path) -> None:
+def test_lists_beside_a_running_server(
+    folder: DataFolder, tmp_path: Path, mailtape: Forked
+) -> None:
     with serving(folder.path, tmp_path / "log"):
-        listed = run("park", "list", cwd=tmp_path)
+        listed = mailtape.run("park", "list", cwd=tmp_path)
 
     assert listed.returncode == 0
     assert listed.stdout.startswith("1  ")
 
 
-def test_retry_offers_it_again(folder: DataFolder, tmp_path: Path) -> None:
-    assert run("park", "retry", "1", cwd=tmp_path).returncode == 0
+def test_retry_offers_it_again(folder: DataFolder, tmp_path: Path, mailtape: Forked) -> None:
+    assert mailtape.run("park", "retry", "1", cwd=tmp_path).returncode == 0
     assert asyncio.run(_depth(folder)) == QueueDepth(waiting=1, leased=0, parked=0)
-    assert run("park", "retry", "1", cwd=tmp_path).returncode == 1
+    assert mailtape.run("park", "retry", "1", cwd=tmp_path).returncode == 1
 
 
-def test_drop_forgets_it(folder: DataFolder, tmp_path: Path) -> None:
-    assert run("park", "drop", "1", cwd=tmp_path).returncode == 0
+def test_drop_forgets_it(folder: DataFolder, tmp_path: Path, mailtape: Forked) -> None:
+    assert mailtape.run("park", "drop", "1", cwd=tmp_path).returncode == 0
     assert asyncio.run(_depth(folder)) == QueueDepth(waiting=0, leased=0, parked=0)
-    assert run("park", "drop", "1", cwd=tmp_path).returncode == 1
-    assert run("park", "show", "1", cwd=tmp_path).returncode == 1
+    assert mailtape.run("park", "drop", "1", cwd=tmp_path).returncode == 1
+    assert mailtape.run("park", "show", "1", cwd=tmp_path).returncode == 1

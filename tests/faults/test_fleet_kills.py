@@ -28,6 +28,7 @@ import pytest
 import services
 from fleet import Fleet, Process, assert_sound
 from fleet import fleet as running_fleet
+from forked import Forked
 from inbox import Inbox
 from owners import Owner, registered
 from postfix import Postfix, receiving
@@ -63,9 +64,11 @@ def instance() -> Iterator[Instance]:
 
 
 @pytest.fixture(scope="module")
-def fleet(tmp_path_factory: pytest.TempPathFactory, instance: Instance) -> Iterator[Fleet]:
+def fleet(
+    tmp_path_factory: pytest.TempPathFactory, instance: Instance, mailtape: Forked
+) -> Iterator[Fleet]:
     settings = instance.variables()
-    with running_fleet(tmp_path_factory.mktemp("fleet"), settings) as started:
+    with running_fleet(tmp_path_factory.mktemp("fleet"), settings, mailtape) as started:
         with closing(services.connect_mysql(settings)) as rows, rows.cursor() as cursor:
             limits = json.dumps({"emails_per_month": MANY})
             cursor.execute("UPDATE tiers SET limits = %s WHERE name = 'free'", (limits,))

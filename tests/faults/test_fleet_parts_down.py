@@ -22,6 +22,7 @@ import pytest
 import fleet as fleets
 import services
 from fleet import Fleet, Process, asked
+from forked import Forked
 from owners import Owner, owning, registered
 from processes import free_ports
 from senders import Line, Senders, compare, numbered
@@ -60,10 +61,12 @@ def instance() -> Iterator[Instance]:
 
 
 @pytest.fixture(scope="module")
-def fleet(tmp_path_factory: pytest.TempPathFactory, instance: Instance) -> Iterator[Fleet]:
+def fleet(
+    tmp_path_factory: pytest.TempPathFactory, instance: Instance, mailtape: Forked
+) -> Iterator[Fleet]:
     folder = tmp_path_factory.mktemp("fleet")
     settings = instance.variables() | {"QUEUE_MAX_BYTES": f"{QUEUE_MAX_MIB}MiB"}
-    with fleets.fleet(folder, settings, api=1, ingest=1, policy=1, worker=1) as started:
+    with fleets.fleet(folder, settings, mailtape, api=1, ingest=1, policy=1, worker=1) as started:
         with closing(services.connect_mysql(settings)) as rows, rows.cursor() as cursor:
             limits = json.dumps({"emails_per_month": MAILS_A_MONTH, "storage_bytes": STORAGE})
             cursor.execute("UPDATE tiers SET limits = %s WHERE name = 'free'", (limits,))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from forked import Forked
 from inbox import Inbox, assert_sound, reading
 from processes import is_running
 from senders import Senders, compare, numbered
@@ -24,12 +25,20 @@ CHECKED_RAW = 50
 
 
 def test_nothing_acknowledged_is_lost_or_doubled_when_processes_are_killed(
-    tmp_path: Path, chance: random.Random, tell: Callable[..., None], *, soak: bool
+    tmp_path: Path,
+    mailtape: Forked,
+    chance: random.Random,
+    tell: Callable[..., None],
+    *,
+    soak: bool,
 ) -> None:
     mails, kills = (5_000, 30) if soak else (2_500, 11)
     # One after the other, so that both kinds are killed whatever the chance: server, worker, …
     moments = sorted(chance.sample(range(1, mails), kills - 1))
-    with serving(tmp_path / "var", tmp_path / "log") as served, reading(served) as inbox:
+    with (
+        serving(tmp_path / "var", tmp_path / "log", mailtape) as served,
+        reading(served) as inbox,
+    ):
         senders = Senders(served.smtp, numbered(mails))
         senders.start()
         for number, moment in enumerate(moments):
@@ -56,14 +65,14 @@ def test_nothing_acknowledged_is_lost_or_doubled_when_processes_are_killed(
 
 
 def test_a_start_that_is_killed_at_any_moment_can_be_made_again(
-    tmp_path: Path, chance: random.Random, *, soak: bool
+    tmp_path: Path, mailtape: Forked, chance: random.Random, *, soak: bool
 ) -> None:
-    with serving(tmp_path / "first", tmp_path / "log") as served:
+    with serving(tmp_path / "first", tmp_path / "log", mailtape) as served:
         begin = time.monotonic()
         served.kill()
         served.start()
         a_start = time.monotonic() - begin
-    served = Served(tmp_path / "var", tmp_path / "log", {})
+    served = Served(tmp_path / "var", tmp_path / "log", {}, mailtape)
     tokens = set()
     for _ in range(40 if soak else 6):
         served.launch()

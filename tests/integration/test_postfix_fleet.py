@@ -12,6 +12,7 @@ import pytest
 
 import fleet as fleets
 from fleet import Fleet
+from forked import Forked
 from lossy import link
 from owners import Owner, registered
 from postfix import Postfix, receiving
@@ -26,11 +27,11 @@ SEEN_WITHIN = 60.0
 
 
 @pytest.fixture(scope="module")
-def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+def fleet(tmp_path_factory: pytest.TempPathFactory, mailtape: Forked) -> Iterator[Fleet]:
     folder = tmp_path_factory.mktemp("fleet")
     with (
         fleets.places() as places,
-        fleets.fleet(folder, places, api=1, worker=1, policy=1, ingest=1) as started,
+        fleets.fleet(folder, places, mailtape, api=1, worker=1, policy=1, ingest=1) as started,
     ):
         for role in ("policy", "ingest"):
             (first,) = started.of(role)
