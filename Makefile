@@ -4,6 +4,8 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 MAKEFLAGS += --no-print-directory
+# What was compiled once is used by all that starts after it: hundreds of processes in a run of the tests.
+unexport PYTHONDONTWRITEBYTECODE
 
 BIN := .venv/bin
 QUICK = $(wildcard tests/unit tests/wire tests/property tests/rules tests/contract)
