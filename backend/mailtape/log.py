@@ -28,6 +28,11 @@ _SECRET_KEY = re.compile(
 )
 _REPEATED = frozenset({"color_message"})
 """Keys of libraries that say the event again."""
+_QUOTED = re.compile(
+    r"(?P<before>\b(?:Duplicate entry|Incorrect [\w ]+ value:|Cannot convert string) ')"
+    r".*'(?= (?:for|from) )"
+)
+"""A value in MySQL's own words."""
 _CREDENTIAL = re.compile(
     r"(?P<before>\b(?:bearer|basic)\s+"
     r"|\b(?:amqps?|rediss?|mongodb(?:\+srv)?|mysql(?:\+\w+)?)://"  # addresses of servers
@@ -69,10 +74,20 @@ def configure_log(
         library.handlers = []
         library.propagate = True
     logging.getLogger("alembic").setLevel(logging.WARNING)  # what was migrated we say ourselves
-    for name in ("aiormq.connection", "aio_pika", "sqlalchemy.pool"):
-        # A server that goes is one line of ours, not a traceback of each connection to it.
+    for name in ("aiormq.connection", "aio_pika", "asyncmy", "sqlalchemy.pool"):
+        # A server that goes is one line of ours, not a traceback of each connection to it; and
+        # MySQL's warnings, which asyncmy passes on, quote the values that they are about.
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    logging.getLogger("pymongo").setLevel(logging.WARNING)  # below it are whole commands
+    logging.getLogger("aiormq.channel").addFilter(_without_contents)
     logging.captureWarnings(capture=True)
+
+
+def _without_contents(record: logging.LogRecord) -> bool:
+    """Leave the kind of what a line is about: the text of a message is all of the mail in it."""
+    if isinstance(record.args, tuple):
+        record.args = tuple(type(argument).__name__ for argument in record.args)
+    return True
 
 
 def scrub(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
@@ -86,7 +101,7 @@ def _scrubbed(key: object, value: object) -> object:
         return REDACTED
     match value:
         case str():
-            return _CREDENTIAL.sub(rf"\g<before>{REDACTED}", value)
+            return _cut(value)
         case Mapping():
             return {inner: _scrubbed(inner, kept) for inner, kept in value.items()}
         case list() | tuple() | set() | frozenset():
@@ -94,7 +109,12 @@ def _scrubbed(key: object, value: object) -> object:
         case None | bool() | int() | float():
             return value
         case _:
-            return _CREDENTIAL.sub(rf"\g<before>{REDACTED}", str(value))
+            return _cut(str(value))
+
+
+def _cut(text: str) -> str:
+    text = _QUOTED.sub(rf"\g<before>{REDACTED}'", text)
+    return _CREDENTIAL.sub(rf"\g<before>{REDACTED}", text)
 
 
 def _facts() -> list[Processor]:

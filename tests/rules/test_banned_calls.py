@@ -1,5 +1,6 @@
 """The linter refuses the calls that the house does without, where they are banned."""
 
+import ast
 import json
 import subprocess
 import sys
@@ -52,3 +53,17 @@ def test_lets_the_settings_alone_read_the_environment() -> None:
     source = "import os\n\nhome = os.environ['HOME']\n"
 
     assert "TID251" not in codes_for(source, "backend/mailtape/settings.py")
+
+
+def test_no_error_of_an_engine_shows_the_parameters_of_its_statement() -> None:
+    calls = [
+        node
+        for path in (ROOT / "backend").rglob("*.py")
+        if "_engine(" in (source := path.read_text())
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) in {"create_engine", "create_async_engine"}
+    ]
+
+    assert len(calls) >= 4
+    assert all("hide_parameters=True" in map(ast.unparse, call.keywords) for call in calls)

@@ -6,6 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 import structlog
+from aiormq.abc import DeliveredMessage
+from pamqp import commands as spec
+from pamqp.header import ContentHeader
 
 from mailtape.log import REDACTED, configure_log, scrub
 
@@ -96,6 +99,37 @@ def test_a_server_that_goes_is_not_told_of_by_the_library_as_well() -> None:
 
     (line,) = written.getvalue().splitlines()
     assert json.loads(line)["event"] == "This is a fault"
+
+
+def test_a_library_that_shows_a_mail_names_its_kind() -> None:
+    returned = spec.Basic.Return(312, "NO_ROUTE", "", "mailtape")
+    message = DeliveredMessage(returned, ContentHeader(), b"your one-time code", None)  # type: ignore[arg-type]
+    written = io.StringIO()
+    configure_log("debug", "json", written)
+
+    logging.getLogger("aiormq.channel").error("Unhandled message %r returning", message)
+    logging.getLogger("asyncmy").warning("Truncated incorrect INTEGER value: 'your one-time code'")
+    logging.getLogger("pymongo.command").debug({"insert": "bodies", "data": b"your one-time code"})
+
+    (line,) = written.getvalue().splitlines()
+    assert json.loads(line)["event"] == "Unhandled message 'DeliveredMessage' returning"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        """Duplicate entry 'it's-ann@example.com' for key 'users.email'""",
+        r"""Incorrect string value: '\xF0ann@example.com' for column 'subject' at row 1""",
+    ],
+)
+def test_a_value_in_a_servers_words_is_cut_out(words: str) -> None:
+    written = io.StringIO()
+    configure_log("info", "json", written)
+
+    structlog.get_logger().error("batch.failed", exc_info=ValueError(1062, words))
+
+    assert "ann@example.com" not in written.getvalue()
+    assert "ValueError" in written.getvalue()
 
 
 def test_a_stranger_cannot_make_a_second_line() -> None:

@@ -258,6 +258,7 @@ def _engine(url: URL, connections: int, isolation: str, seconds: float) -> Async
         max_overflow=0,
         pool_timeout=seconds,
         pool_recycle=_RECYCLE_SECONDS,
+        hide_parameters=True,
     )
     setup = _SETUP.format(lock=_LOCK_SECONDS, seconds=seconds, milliseconds=int(seconds * 1000))
 

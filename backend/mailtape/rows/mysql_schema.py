@@ -57,6 +57,7 @@ def _engine(url: URL, seconds: int) -> Iterator[Engine]:
     engine = create_engine(
         url.set(drivername="mysql+pymysql"),
         poolclass=NullPool,
+        hide_parameters=True,
         connect_args={
             "connect_timeout": _CONNECT_SECONDS,
             "read_timeout": seconds,

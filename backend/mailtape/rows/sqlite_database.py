@@ -146,7 +146,9 @@ def shrink(connection: sqlite3.Connection, pages: int) -> int:
 
 
 def _engine(path: Path, begin: str) -> Engine:
-    engine = create_engine(f"sqlite:///{path}", pool_size=READING_THREADS, max_overflow=0)
+    engine = create_engine(
+        f"sqlite:///{path}", pool_size=READING_THREADS, max_overflow=0, hide_parameters=True
+    )
 
     @event.listens_for(engine, "connect")
     def _on_connect(connection: sqlite3.Connection, _entry: ConnectionPoolEntry) -> None:
