@@ -7,6 +7,10 @@ from typing import NamedTuple
 
 from mailtape_workers.schedule import every
 
+_LAST_SECONDS = 0.5
+"""For what is done once more: little is lost without it, and a server that hangs is not waited for
+when the process must be gone thirty seconds after it was asked."""
+
 
 class Job(NamedTuple):
     """What is done every so many seconds; it answers how much it did."""
@@ -20,7 +24,7 @@ class Job(NamedTuple):
 async def doing(
     jobs: Sequence[Job], *, at_the_end: Sequence[Callable[[], Awaitable[int]]] = ()
 ) -> AsyncIterator[None]:
-    """Do these for as long as the context lasts."""
+    """Do these for as long as the context lasts, and the last ones if they are done at once."""
     tasks = [asyncio.create_task(every(*job)) for job in jobs]
     try:
         yield
@@ -29,4 +33,12 @@ async def doing(
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for last in at_the_end:
-            await last()
+            await _soon(last)
+
+
+async def _soon(last: Callable[[], Awaitable[int]]) -> None:
+    task = asyncio.ensure_future(last())
+    done, _ = await asyncio.wait({task}, timeout=_LAST_SECONDS)
+    if done:
+        task.result()
+    task.cancel()
