@@ -1,21 +1,38 @@
 """What the rows say when their server hangs, dies or has no room: soon, and the same every time."""
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import URL, text
 from sqlalchemy import exc as sql_errors
+from structlog.testing import capture_logs
 
 import mysql
 import services
+from embedded import open_stores
+from fakes import a_delivery, an_envelope, an_organisation_id
+from mailtape import outages
+from mailtape.data_folder import DataFolder
 from mailtape.domain.errors import StoreFull, Unavailable
+from mailtape.domain.ids import OrganisationId
+from mailtape.domain.query import MessageQuery
 from mailtape.domain.tier import FREE, UNLIMITED
-from mailtape.rows import diagnosis, mysql_schema, tiers
+from mailtape.opening import _CLOSE_SECONDS, opened
+from mailtape.rows import diagnosis, messages, mysql_schema, tiers
 from mailtape.rows.database import Session
 from mailtape.rows.mysql_database import MysqlDatabase
+from mailtape.rows.organisations import Organisation
+from mailtape.services import health
+from mailtape.services.wakeups import Wakeups
+from mailtape.settings import read_settings
+from mailtape_workers.consumer import Consumer, ConsumerSettings
 from services import Instance
 
 pytestmark = [pytest.mark.services, pytest.mark.e2e]
@@ -45,6 +62,11 @@ async def database(url: URL) -> AsyncIterator[MysqlDatabase]:
     )
     yield opened
     await opened.close()
+
+
+@pytest.fixture(autouse=True)
+def nothing_said_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outages, "_said", {})
 
 
 def _one(session: Session) -> int:
@@ -173,25 +195,147 @@ def _other_user(url: URL, options: str) -> URL:
     return url.set(username="other", password="other")
 
 
-async def test_a_bug_stays_a_bug(database: MysqlDatabase) -> None:
-    with pytest.raises(sql_errors.DBAPIError, match="no_such_column"):
-        await database.read(lambda s: s.execute(text("SELECT no_such_column FROM tiers")))
-    with pytest.raises(sql_errors.DataError, match="Data too long"):
-        await database.write(
-            lambda s: s.execute(
-                text("INSERT INTO tiers (name, limits, features) VALUES (:n, '{}', '[]')"),
-                {"n": "n" * 65},
-            )
-        )
+def _signal(session: Session, number: int, state: str) -> None:
+    session.execute(text(f"SIGNAL SQLSTATE '{state}' SET MYSQL_ERRNO = {number}"))
+
+
+async def test_whatever_is_not_said_of_a_value_is_no_fault_of_who_asked(
+    database: MysqlDatabase,
+) -> None:
+    numbers = (1, 3, 1026, 1047, 1105, 1142, 1158, 1184, 1194, 1206, 1615, 1698, 1877, 3101, 9999)
+    for number in numbers:
+        with pytest.raises(Unavailable) as refused, capture_logs() as logs:
+            await database.write(_signal, number, "HY000")
+        assert [(line["event"], line["error"]) for line in logs] == [("mysql.unusable", number)]
+    assert "error 9999" in (diagnosis.explain(refused.value) or "")
+    for statement in ("SELECT no_such_column FROM tiers", "SELECT 1 FROM no_such_table", "SELEKT"):
+        with pytest.raises(Unavailable):
+            await database.read(lambda s, said: s.execute(text(said)), statement)
+
+
+async def test_what_is_said_of_a_value_is_for_who_gave_it(database: MysqlDatabase) -> None:
+    def insert(session: Session, name: object, values: str = "(:n, '{}', '[]')") -> None:
+        statement = f"INSERT INTO tiers (name, limits, features) VALUES {values}"
+        session.execute(text(statement), {"n": name})
+
+    with pytest.raises(sql_errors.DataError, match="Data too long") as too_long:
+        await database.write(insert, "my one-time code is " + "4711" * 20)
+    assert "4711" not in str(too_long.value)
+    with pytest.raises(sql_errors.DBAPIError, match=r"Incorrect string|Cannot convert"):
+        await database.write(insert, b"\xff")
+    with pytest.raises(sql_errors.DBAPIError, match=r"CONSTRAINT|Invalid JSON"):
+        await database.write(insert, "x", "(:n, 'no JSON', '[]')")
     with pytest.raises(sql_errors.IntegrityError, match="Duplicate entry"):
-        await database.write(
-            lambda s: s.execute(
-                text(
-                    "INSERT INTO tiers (name, limits, features)"
-                    " VALUES ('twice', '{}', '[]'), ('twice', '{}', '[]')"
-                )
-            )
-        )
+        await database.write(insert, "twice", "(:n, '{}', '[]'), (:n, '{}', '[]')")
+    for number, state in ((1366, "HY000"), (3140, "22032"), (3819, "HY000"), (1153, "08S01")):
+        with pytest.raises(sql_errors.DBAPIError):
+            await database.write(_signal, number, state)
+
+
+async def test_the_driver_logs_values_where_we_have_it_hold_its_tongue(
+    database: MysqlDatabase, caplog: pytest.LogCaptureFixture
+) -> None:
+    """See `test_log` for what becomes of it."""
+    quoting = text("SELECT CAST('my one-time code' AS UNSIGNED)")
+    with caplog.at_level(logging.DEBUG, "asyncmy"), caplog.at_level(logging.DEBUG):
+        assert await database.read(lambda s: s.execute(quoting).scalar_one()) == 0
+
+    told = {line.name for line in caplog.records if "one-time code" in line.getMessage()}
+    assert told == {"asyncmy"}
+
+
+async def test_an_outage_parks_no_mail_whatever_the_server_says(
+    database: MysqlDatabase, url: URL, tmp_path: Path
+) -> None:
+    organisation_id = an_organisation_id()
+    await database.write(tiers.ensure, UNLIMITED)
+    await database.write(_add_organisation, organisation_id)
+    stores = open_stores(DataFolder(tmp_path), queue_max_bytes=2**30)
+    queue = stores.queue
+    for place in range(20):
+        raw = f"Subject: innocent {place}\r\n\r\ntext\r\n".encode()
+        delivery = a_delivery(organisation_id=organisation_id)
+        await queue.put(an_envelope(raw, deliveries=(delivery,)), raw)
+    settings = ConsumerSettings(workers=1, tries=2, retry_seconds=0.02)
+    consumer = Consumer(
+        queue, stores.bodies, database, Wakeups(), settings, lambda: datetime.now(UTC)
+    )
+    _say(url, _REFUSE)
+    try:
+        with capture_logs() as logs:
+            await consumer.start()
+            await _until_released(6, logs)
+        assert ("mysql.unusable", 1047) in {(line["event"], line.get("error")) for line in logs}
+        _say(url, "RENAME TABLE organisations TO elsewhere")
+        with capture_logs() as logs:
+            await _until_released(6, logs)
+        assert ("mysql.unusable", 1146) in {(line["event"], line.get("error")) for line in logs}
+        assert await health.check({"rows": health.reading(database)}) == {"rows": False}
+        _say(url, "RENAME TABLE elsewhere TO organisations")
+    finally:
+        _say(url, "DROP TRIGGER refuse")
+
+    async with asyncio.timeout(20):
+        while (depth := await queue.depth()).waiting or depth.leased:
+            await asyncio.sleep(0.02)
+    await consumer.stop()
+    assert depth.parked == 0
+    kept = await database.read(messages.find, organisation_id, MessageQuery(), limit=100)
+    assert len(kept) == 20
+    stores.close()
+
+
+_REFUSE = """CREATE TRIGGER refuse BEFORE INSERT ON messages FOR EACH ROW
+    SIGNAL SQLSTATE '08S01' SET MYSQL_ERRNO = 1047"""
+
+
+async def _until_released(times: int, logs: list[Any]) -> None:
+    async with asyncio.timeout(20):
+        while [line["event"] for line in logs].count("batch.released") < times:
+            await asyncio.sleep(0.01)
+
+
+def _say(url: URL, statement: str) -> None:
+    with mysql.connected(url) as connection:
+        connection.execute(text(statement))
+
+
+def _add_organisation(session: Session, organisation_id: OrganisationId) -> None:
+    slug = organisation_id.hex()[:8]
+    made = {"slug": slug, "name": slug, "tier": "unlimited", "created_at": datetime.now(UTC)}
+    session.add(Organisation(id=organisation_id, **made))
+
+
+def test_a_process_ends_in_time_while_the_server_hangs(
+    instance: Instance, url: URL, tmp_path: Path
+) -> None:
+    given = instance.variables() | {"DATA_DIR": str(tmp_path)}
+    env = tmp_path / "mailtape.env"
+    env.write_text("".join(f"{name}={value}\n" for name, value in given.items()))
+    began_to_close = 0.0
+
+    async def live() -> None:
+        nonlocal began_to_close
+        async with opened(read_settings(env), DataFolder(tmp_path)) as stores:
+            await stores.database.read(_one)
+            bulk = asyncio.create_task(stores.database.write_bulk(_sleep, 60))
+            waiting = asyncio.create_task(stores.database.read(_sleep, 60))
+            await asyncio.sleep(0.2)
+            instance.pause("mysql")
+            began_to_close = time.monotonic()
+        del bulk, waiting
+
+    try:
+        asyncio.run(live())
+        took = time.monotonic() - began_to_close
+    finally:
+        instance.resume("mysql")
+
+    assert took < _CLOSE_SECONDS + 1
+
+
+def _sleep(session: Session, seconds: int) -> None:
+    session.execute(text(f"SELECT sleep({seconds})"))
 
 
 async def test_two_that_wait_for_each_other_both_get_through(database: MysqlDatabase) -> None:

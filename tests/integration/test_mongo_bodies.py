@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import gc
 import hashlib
+import re
 import secrets
 import sys
 import time
@@ -13,7 +14,6 @@ from pathlib import Path
 
 import pytest
 from gridfs import AsyncGridFSBucket
-from pymongo.errors import OperationFailure
 from pymongo.monitoring import (
     CommandFailedEvent,
     CommandListener,
@@ -33,7 +33,9 @@ from mailtape.stores.mongo_claims import MongoClaims
 from mailtape.stores.mongo_connection import (
     OPERATION_SECONDS,
     Database,
+    DocumentRefused,
     driver_errors,
+    insert_missing,
     open_client,
 )
 
@@ -340,9 +342,9 @@ async def test_making_ready_again_changes_nothing(database: Database) -> None:
     await _assert_whole(bodies, body)
 
 
-async def test_a_fault_of_ours_is_not_taken_for_the_servers(database: Database) -> None:
-    with pytest.raises(OperationFailure), driver_errors():
-        await database.command("no_such_command")
+async def test_a_document_that_is_refused_is_no_outage(database: Database) -> None:
+    with pytest.raises(DocumentRefused), driver_errors():
+        await insert_missing(database["any"], [{"_id": re.compile("no id")}])
 
 
 @cuts_connections

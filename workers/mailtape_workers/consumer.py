@@ -6,9 +6,10 @@ does it gather for some milliseconds, because to store one costs the servers nea
 Where mail is taken in by the same process, all lanes but one stand back a little while it arrives:
 the queue is there to wait in, a sender is not.
 
-What fails decides who pays. A store that is down harms no mail: the batch is released and tried
-again. A parser that dies, or rows that will not be written, may be the fault of one mail among a
-hundred: the batch is done again one by one, and only a mail that fails alone loses a try. Out of
+What fails decides who pays. Whatever a store says is its own fault, or its operator's, and harms no
+mail (`Unavailable`): the batch is released and tried again. Only what a store says of a value that
+it was given, a parser that dies, or a bug of ours may be the fault of one mail among a hundred: the
+batch is done again one by one, and only a mail that fails alone loses a try. Out of
 tries, a mail that kills parsers is stored unparsed, raw and whole; one that cannot be stored is
 parked for a person.
 """

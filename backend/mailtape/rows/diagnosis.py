@@ -3,16 +3,15 @@
 The row that is written to see whether rows can be written is a failed try of nobody.
 """
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from sqlalchemy import delete, func, select, text
-from sqlalchemy import exc as sql_errors
 from sqlalchemy.orm import Session
 
 from mailtape.domain.diagnosis import causes
 from mailtape.rows.failures import Failure
+from mailtape.rows.mysql_database import number_of
 
 _COUNTS = timedelta(seconds=60)
 
@@ -65,6 +64,10 @@ _SENTENCES = {
 }
 
 
+_DRIVERS = range(2000, 3000)
+"""Numbers that no server sends: the driver's own, of connections."""
+
+
 class Server(NamedTuple):
     """How a server of MySQL is set up."""
 
@@ -99,14 +102,10 @@ def remove_rows(session: Session, subject: bytes) -> None:
 
 
 def explain(error: BaseException) -> str | None:
-    """Name the setting that the server's own error is about."""
-    return next((_SENTENCES[code] for code in _codes(error) if code in _SENTENCES), None)
-
-
-def _codes(error: BaseException) -> Iterator[int]:
-    """List the server's and the driver's numbers of an error and of what caused it."""
-    for each in causes(error):
-        own = each.orig if isinstance(each, sql_errors.DBAPIError) else each
-        code = own.args[0] if own is not None and own.args else None
-        if isinstance(code, int) and not isinstance(own, OSError):
-            yield code
+    """Name the setting that the server's own error is about, or at least the error."""
+    numbers = [number for each in causes(error) if (number := number_of(each)) is not None]
+    known = next((_SENTENCES[number] for number in numbers if number in _SENTENCES), None)
+    servers = [number for number in numbers if number not in _DRIVERS]
+    if known is None and servers:
+        return f"The server at DB_HOST answers with error {servers[0]}; its manual and log say why."
+    return known

@@ -9,6 +9,11 @@ A transaction that the server itself undid (deadlock, a lock waited for too long
 so is one whose connection was found closed before the commit was sent. After that nothing is:
 whether it was done cannot be known, and the caller hears `Unavailable`. Run again, too, is what
 inserted a row that another transaction had inserted since it looked: it looks once more.
+
+An error is the fault of who asked only where the server says it of a value that it was given. All
+others are the server's, or its operator's, and there is no list of them: an access that was taken
+away, a node that is not ready and a table that is not there are `Unavailable`, and the log has the
+server's number.
 """
 
 import asyncio
@@ -21,6 +26,7 @@ from sqlalchemy import exc as sql_errors
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
+from mailtape import outages
 from mailtape.domain.errors import StoreFull, Unavailable
 
 P = ParamSpec("P")
@@ -49,41 +55,11 @@ _FULL = frozenset({1021, 1114, 1041, 1037, 1038})
 """Disk full, table full, and no memory left to do it in."""
 _LOST = frozenset({1927, 2006, 2013, 2014, 2045, 2055, 4031})
 """The connection is gone, or cannot be trusted any more."""
-_DOWN = frozenset(
-    {
-        1030,  # error from the storage engine
-        1040,  # too many connections
-        1044,  # access denied to the database
-        1045,  # access denied
-        1049,  # no such database
-        1053,  # the server shuts down
-        1077,
-        1078,
-        1079,
-        1080,
-        1129,  # the host is blocked after too many errors
-        1130,  # the host may not connect
-        1180,  # error during COMMIT
-        1203,  # the user has too many connections
-        1226,  # a resource of the user is used up
-        1290,  # runs with --read-only
-        1317,  # the query was interrupted
-        1792,  # a READ ONLY transaction
-        1820,  # the password has expired, as MariaDB says it
-        1836,  # the server is in read-only mode
-        1862,  # the password has expired
-        1969,  # max_statement_time
-        2002,
-        2003,  # cannot connect
-        2005,  # unknown host
-        3024,  # max_execution_time
-        3032,  # offline mode
-        3118,  # the account is locked
-        3159,  # only encrypted connections
-        3572,  # a lock is held (NOWAIT)
-        4151,  # the account is locked, as MariaDB says it
-    }
-)
+_VALUE_STATES = frozenset({"22", "23"})
+"""The classes of SQLSTATE that speak of a value: it does not fit its type, or breaks a rule."""
+_VALUE_NUMBERS = frozenset({1118, 1153, 1265, 1300, 1366, 3819, 3854})
+"""Those that do so by another state: a row or a statement is too large, a value is cut, is no text
+of its character set, or breaks a CHECK."""
 
 _SETUP = (
     # MySQL warns on each connection of a strict mode that is less than this.
@@ -169,8 +145,13 @@ class MysqlDatabase:
         if not done:
             task.cancel()
             await asyncio.wait({task}, timeout=_GRACE_SECONDS)
+            outages.tell("mysql.unusable", "no answer")
             raise Unavailable("The database does not answer at the moment.")
-        return task.result()
+        try:
+            return task.result()
+        except Unavailable as error:
+            tell_of(error.__cause__)
+            raise
 
     def _settled(self, task: asyncio.Task[Any]) -> None:
         self._under_way.discard(task)
@@ -180,17 +161,15 @@ class MysqlDatabase:
 
 async def _run(engine: AsyncEngine, work: Callable[[Session], T], *, commit: bool) -> T:
     """Run a transaction, again when the server undid it."""
-    for done in range(1, _TRIES):
+    done = 0
+    while True:
+        done += 1
         try:
             return await _transaction(engine, work, commit=commit)
         except _Undone as undone:
             if done >= undone.tries:
-                raise undone.error from None
-            await asyncio.sleep(done * _PAUSE_SECONDS)
-    try:
-        return await _transaction(engine, work, commit=commit)
-    except _Undone as undone:
-        raise undone.error from None
+                raise undone.error from undone.error.__cause__
+        await asyncio.sleep(done * _PAUSE_SECONDS)
 
 
 class _Undone(Exception):
@@ -212,33 +191,43 @@ async def _transaction(engine: AsyncEngine, work: Callable[[Session], T], *, com
                 await session.commit()
             return result
     except (sql_errors.DBAPIError, sql_errors.TimeoutError, OSError) as error:
-        code = _code(error)
-        if code in _DUPLICATE:
+        number = number_of(error)
+        if number in _DUPLICATE:
             raise _Undone(error, _DUPLICATE_TRIES) from error
         known = from_mysql(error)
         if known is None:
             raise
-        if code in _UNDONE or (code in _LOST and not committing):
+        if number in _UNDONE or (number in _LOST and not committing):
             known.__cause__ = error
             raise _Undone(known, _TRIES) from error
         raise known from error
 
 
 def from_mysql(error: BaseException) -> Unavailable | None:
-    """Name what keeps the server from working; None for what is a fault of ours."""
-    code = _code(error)
-    if code in _FULL:
+    """Name what keeps the server from working; None for what it says of a value."""
+    number = number_of(error)
+    if number in _FULL:
         return StoreFull("There is no room to keep this.")
-    if code in _DOWN | _LOST | _UNDONE or isinstance(error, (sql_errors.TimeoutError, OSError)):
-        return Unavailable("The database cannot be used at the moment.")
-    return None
+    state = getattr(_drivers(error), "sqlstate", None) or ""
+    if number in _VALUE_NUMBERS or state[:2] in _VALUE_STATES:
+        return None
+    return Unavailable("The database cannot be used at the moment.")
 
 
-def _code(error: BaseException) -> int | None:
+def number_of(error: BaseException | None) -> int | None:
     """Read the server's or the driver's number of an error (classes tell too little)."""
-    cause = error.orig if isinstance(error, sql_errors.DBAPIError) else error
-    code = cause.args[0] if cause is not None and cause.args else None
-    return code if isinstance(code, int) else None
+    own = _drivers(error)
+    number = own.args[0] if own is not None and own.args else None
+    return number if isinstance(number, int) and not isinstance(own, OSError) else None
+
+
+def tell_of(error: BaseException | None) -> None:
+    """Log what keeps the server from working."""
+    outages.tell("mysql.unusable", number_of(error) or type(_drivers(error)).__name__)
+
+
+def _drivers(error: BaseException | None) -> BaseException | None:
+    return error.orig if isinstance(error, sql_errors.DBAPIError) else error
 
 
 def _call(

@@ -13,7 +13,7 @@ from sqlalchemy import exc as sql_errors
 
 from mailtape.domain.errors import Unavailable
 from mailtape.rows import migrations
-from mailtape.rows.mysql_database import from_mysql
+from mailtape.rows.mysql_database import from_mysql, tell_of
 from mailtape.rows.schema import SchemaState, SchemaTooNew, compare
 
 _CONNECT_SECONDS = 5
@@ -72,6 +72,7 @@ def _engine(url: URL, seconds: int) -> Iterator[Engine]:
         known = from_mysql(error)
         if known is None:
             raise
+        tell_of(error)
         raise known from error
     finally:
         engine.dispose()

@@ -6,7 +6,7 @@ cut off costs seconds. Only what every server of the wire protocol has is used: 
 transaction, no upsert, strings without NUL, an `_id` that is a string and is asked for as equal.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,14 +16,13 @@ from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import (
     BulkWriteError,
     ConfigurationError,
-    ConnectionFailure,
-    ExecutionTimeout,
     OperationFailure,
     PyMongoError,
-    WriteConcernError,
+    WriteError,
 )
 from pymongo.monitoring import CommandListener
 
+from mailtape import outages
 from mailtape.domain.errors import StoreFull, Unavailable
 
 Document = dict[str, Any]
@@ -41,25 +40,24 @@ _COMMAND_OCTETS = 4 * 2**20
 _ALREADY_THERE = 11000
 _DISK_FULL_CODES = frozenset({14031})  # OutOfDiskSpace
 _DISK_FULL_WORDS = ("no space left", "disk is full", "out of disk")
-_NOT_NOW_CODES = frozenset(
+_OF_DOCUMENTS = frozenset(
     {
-        1,  # InternalError: the server names no fault of the request
-        8,  # UnknownError
-        13,  # Unauthorized
-        18,  # AuthenticationFailed: somebody changed the password
-        50,  # MaxTimeMSExpired
-        64,  # WriteConcernTimeout
-        91,  # ShutdownInProgress
-        100,  # UnsatisfiableWriteConcern: too few members are up
-        189,  # PrimarySteppedDown
-        262,  # ExceededTimeLimit
-        9001,  # SocketException
-        10107,  # NotWritablePrimary
-        11600,  # InterruptedAtShutdown
-        11601,  # Interrupted
-        11602,  # InterruptedDueToReplStateChange
+        2,  # BadValue
+        9,  # FailedToParse
+        14,  # TypeMismatch
+        22,  # InvalidBSON
+        52,  # DollarPrefixedFieldName
+        53,  # InvalidIdField
+        57,  # DottedFieldName
+        10334,  # BSONObjectTooLarge
+        17280,  # KeyTooLong
     }
 )
+"""What is the document's own fault, said of one document of a write."""
+
+
+class DocumentRefused(Exception):
+    """A document cannot be kept as it is. The driver's own error shows all of it, and stays out."""
 
 
 def open_client(
@@ -105,28 +103,35 @@ async def check_address(url: str) -> None:
 
 @contextmanager
 def driver_errors() -> Iterator[None]:
-    """Turn the driver's errors into the two that the rims know; a bug stays a bug."""
+    """Turn every error of the driver into one that the rims know, or into `DocumentRefused`.
+
+    An error is a document's fault only where the server says it of that document. All others are
+    the server's, or its operator's, and there is no list of them: the log has the server's code.
+    """
     try:
         yield
     except PyMongoError as error:
-        known = from_mongo(error)
-        if known is None:
-            raise
-        raise known from error
+        raise _from_mongo(error) from None  # a document is no part of a traceback
 
 
-def from_mongo(error: PyMongoError) -> Unavailable | None:
-    """Name what keeps MongoDB from working; None for what is a fault of ours."""
-    if isinstance(error, BulkWriteError):
-        return _from_bulk_write(error.details or {})
-    if isinstance(error, OperationFailure) and _is_full(error.code, str(error)):
+def _from_mongo(error: PyMongoError) -> Exception:
+    codes = _codes(error)
+    if any(_is_full(code, words) for code, words in codes):
         return StoreFull("There is no room to keep this.")
-    temporary = (ConnectionFailure, ExecutionTimeout, WriteConcernError)
-    if error.timeout or isinstance(error, temporary):
-        return _not_now()
-    if isinstance(error, OperationFailure) and error.code in _NOT_NOW_CODES:
-        return _not_now()
-    return None
+    named = [code for code, _ in codes if code not in {None, _ALREADY_THERE}]
+    if isinstance(error, WriteError | BulkWriteError) and named and _OF_DOCUMENTS.issuperset(named):
+        return DocumentRefused(f"MongoDB refuses a document of ours (code {named[0]}).")
+    others = [code for code in named if code not in _OF_DOCUMENTS]
+    outages.tell("mongodb.unusable", others[0] if others else type(error).__name__)
+    return Unavailable("MongoDB cannot be used at the moment.")
+
+
+def _codes(error: PyMongoError) -> list[tuple[int | None, str]]:
+    """List the server's codes with its words, of a bulk write one for each document."""
+    if isinstance(error, BulkWriteError):
+        failed = (error.details or {}).get("writeErrors", [])
+        return [(one.get("code"), str(one.get("errmsg"))) for one in failed]
+    return [(error.code, str(error))] if isinstance(error, OperationFailure) else []
 
 
 async def insert_missing(collection: Collection, documents: Sequence[Document]) -> set[str]:
@@ -174,18 +179,5 @@ def _groups(documents: Sequence[Document]) -> Iterator[list[Document]]:
         yield group
 
 
-def _from_bulk_write(details: Mapping[str, Any]) -> Unavailable | None:
-    failed = details.get("writeErrors", [])
-    if any(_is_full(one.get("code"), str(one.get("errmsg"))) for one in failed):
-        return StoreFull("There is no room to keep this.")
-    if any(one.get("code") not in _NOT_NOW_CODES | {_ALREADY_THERE} for one in failed):
-        return None
-    return _not_now()
-
-
 def _is_full(code: int | None, message: str) -> bool:
     return code in _DISK_FULL_CODES or any(words in message.lower() for words in _DISK_FULL_WORDS)
-
-
-def _not_now() -> Unavailable:
-    return Unavailable("MongoDB cannot be used at the moment.")
