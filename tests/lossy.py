@@ -5,8 +5,12 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeAlias
+
+Passing: TypeAlias = Callable[[bytes], bytes | None]
+"""Gives what goes on of what came; None ends the connection."""
 
 _END_OF_MAIL = b"\r\n.\r\n"
 
@@ -55,25 +59,38 @@ class Link:
                 self._pump(near, far)
 
     def _pump(self, near: socket.socket, far: socket.socket) -> None:
-        tail, ended = b"", False
+        there, back = self._passing()
         with selectors.DefaultSelector() as both:
-            both.register(near, selectors.EVENT_READ, far)
-            both.register(far, selectors.EVENT_READ, near)
+            both.register(near, selectors.EVENT_READ, (far, there))
+            both.register(far, selectors.EVENT_READ, (near, back))
             while True:
                 for key, _ in both.select():
-                    source, target = key.fileobj, key.data
+                    source, (target, passing) = key.fileobj, key.data
                     assert isinstance(source, socket.socket)
                     data = source.recv(65536)
-                    if not data:
+                    passed = passing(data) if data else None
+                    if passed is None:
                         return
-                    if source is near:
-                        ended = _END_OF_MAIL in tail + data  # commands may follow at once
-                        tail = (tail + data)[1 - len(_END_OF_MAIL) :]
-                    elif ended and self._to_swallow:
-                        self._to_swallow -= 1
-                        self.swallowed += 1
-                        return
-                    target.sendall(data)
+                    target.sendall(passed)
+
+    def _passing(self) -> tuple[Passing, Passing]:
+        """Make what looks at the bytes of one connection, there and back."""
+        tail, ended = b"", False
+
+        def there(data: bytes) -> bytes:
+            nonlocal tail, ended
+            ended = _END_OF_MAIL in tail + data  # commands may follow at once
+            tail = (tail + data)[1 - len(_END_OF_MAIL) :]
+            return data
+
+        def back(data: bytes) -> bytes | None:
+            if not (ended and self._to_swallow):
+                return data
+            self._to_swallow -= 1
+            self.swallowed += 1
+            return None
+
+        return there, back
 
 
 @contextmanager

@@ -159,6 +159,8 @@ class Senders:
         recipient: bytes = RECIPIENT,
     ) -> None:
         self._recipient = recipient
+        self.connections = connections
+        """At most so many mails are on their way at a time."""
         self.account = Account()
         self._address = address
         self._mails = iter(mails)

@@ -286,6 +286,15 @@ class Mail(_Section):
             " As in Postfix."
         ),
     )
+    smtp_max_organizations: Annotated[int, Unit("organizations")] = Field(
+        default=100,
+        ge=100,  # RFC 5321, section 4.5.3.1.8: each of a hundred recipients may be another's
+        le=10_000,
+        description=(
+            "Organizations that one mail goes to, each with a copy of its own; recipients of"
+            " further ones get 452 4.5.3 and are taken in the next transaction."
+        ),
+    )
     smtp_max_connections: Annotated[int, Unit("connections")] = Field(
         default=2000,
         ge=1,

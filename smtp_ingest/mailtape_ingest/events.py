@@ -5,7 +5,8 @@ last. `Destination` is whatever the caller gave for an accepted recipient and ge
 mail.
 """
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from typing import Generic, TypeAlias, TypeVar
 
 from mailtape.domain.envelope import Protocol
@@ -22,7 +23,7 @@ class Login:
 
 
 @dataclass(frozen=True, slots=True)
-class Recipient:
+class Recipient(Generic[Destination]):
     """A new recipient is named: `accept_recipient`, or answer a refusal."""
 
     address: str
@@ -31,6 +32,8 @@ class Recipient:
     """What the client promised with SIZE; 0 when it did not."""
     transaction: str
     """A name for the transaction: the relay's queue id when it told one, else one of our own."""
+    destinations: Collection[Destination] = field(default=(), compare=False, repr=False)
+    """What was given for those that are accepted; it grows with the transaction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,4 +79,6 @@ class Close:
     """Send what is outgoing and hang up."""
 
 
-Event: TypeAlias = Login | Recipient | Mail[Destination] | Abandoned[Destination] | StartTls | Close
+Event: TypeAlias = (
+    Login | Recipient[Destination] | Mail[Destination] | Abandoned[Destination] | StartTls | Close
+)

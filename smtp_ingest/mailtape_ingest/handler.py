@@ -6,7 +6,7 @@ in here ends the wait for the disk: what is written is answered as it was.
 """
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Protocol
 
 from mailtape.domain.errors import Unauthenticated
@@ -25,7 +25,7 @@ class Handler(Protocol):
     async def authenticate(self, login: Login) -> None:
         """Return when the credentials are good; else raise a `MailtapeError`."""
 
-    async def recipient(self, recipient: Recipient) -> Judged:
+    async def recipient(self, recipient: Recipient[Judged]) -> Judged:
         """Say whether this recipient is taken, and where its mail goes."""
 
     async def message(self, mail: Mail[Judged]) -> Sequence[Reply]:
@@ -42,8 +42,10 @@ class Handler(Protocol):
 class Judge(Protocol):
     """Decides on recipients, as `services.quota.Quota` does."""
 
-    async def recipient(self, address: str, *, transaction: str, octets: int) -> Judged:
-        """Judge a recipient, and hold room for its mail."""
+    async def recipient(
+        self, address: str, *, transaction: str, octets: int, taken: Collection[Judged]
+    ) -> Judged:
+        """Judge a recipient beside those that take the mail, and hold room for it."""
 
     async def received(
         self, transaction: str, judged: Sequence[Judged], octets: int, *, relayed: bool = False
@@ -86,12 +88,13 @@ class MailHandler:
         ):
             raise Unauthenticated("These credentials are not valid.")
 
-    async def recipient(self, recipient: Recipient) -> Judged:
+    async def recipient(self, recipient: Recipient[Judged]) -> Judged:
         """Judge a recipient; what is held for it is held under the name of its transaction."""
         return await self._quota.recipient(
             recipient.address,
             transaction=recipient.transaction,
             octets=recipient.declared_octets,
+            taken=recipient.destinations,
         )
 
     async def message(self, mail: Mail[Judged]) -> Sequence[Reply]:

@@ -500,7 +500,9 @@ class Session(ABC, Generic[Destination]):
         if name in transaction.destinations:
             transaction.named.append(name)
             return replies.RECIPIENT_OK
-        self._question = Recipient(name, transaction.declared_octets, transaction.name)
+        self._question = Recipient(
+            name, transaction.declared_octets, transaction.name, transaction.destinations.values()
+        )
         return None
 
     def _on_data(self, argument: str) -> Reply:

@@ -63,7 +63,7 @@ def _trace_mails(folder: Path, count: int, **settings: str) -> list[str]:
     with (
         serving(folder / "var", folder / "log", **settings) as served,
         reading(served) as inbox,
-        tracing(served.pid, folder / "trace"),
+        tracing(folder / "trace", served.pid),
         Line(served.smtp) as line,
     ):
         line.hello()

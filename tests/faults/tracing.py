@@ -44,17 +44,23 @@ class End:
 
 
 @contextmanager
-def tracing(pid: int, output: Path) -> Iterator[None]:
-    """Trace a process and its threads, not its children, for as long as the context lasts."""
+def tracing(output: Path, *pids: int, syncs: str = "") -> Iterator[None]:
+    """Trace processes and their threads, not their children, for as long as the context lasts.
+
+    What becomes of their syncs meanwhile is said in strace's words, `delay_enter=` or `retval=`.
+    """
     calls = ",".join(sorted(SYNCS | WRITES | READS))
     command = ["strace", "-f", "-yy", "-s", str(_SHOWN), "-e", f"trace={calls}"]
-    tracer = subprocess.Popen(
-        [*command, "-o", str(output), "-p", str(pid)], stderr=subprocess.PIPE, text=True
-    )
+    if syncs:
+        command += ["-e", f"inject={','.join(sorted(SYNCS))}:{syncs}"]
+    for pid in pids:
+        command += ["-p", str(pid)]
+    tracer = subprocess.Popen([*command, "-o", str(output)], stderr=subprocess.PIPE, text=True)
     assert tracer.stderr is not None
-    said = tracer.stderr.readline()
     try:
-        assert "attached" in said, f"strace cannot trace: {said}"
+        for _ in pids:
+            said = tracer.stderr.readline()
+            assert "attached" in said, f"strace cannot trace: {said}"
         yield
     finally:
         tracer.send_signal(signal.SIGINT)  # lets go of the process and finishes its file

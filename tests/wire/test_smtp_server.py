@@ -244,6 +244,23 @@ async def test_takes_no_more_recipients_than_allowed_but_those(open_house: OpenH
     assert [delivery.recipient for delivery in mail.envelope.deliveries] == ["r1@b", "r2@b"]
 
 
+async def test_takes_recipients_of_so_many_organisations_and_the_rest_in_the_next_transaction(
+    open_house: OpenHouse,
+) -> None:
+    """In this house each is an organisation, whatever stands behind its plus."""
+    house = await open_house()
+    client = await house.client()
+    begin = ("MAIL FROM:<>", *(f"RCPT TO:<r{i}@b>" for i in range(101)), "RCPT TO:<r0+x@b>")
+    replies = await client.says("HELO a", *begin, "DATA", ".")
+    refused = [reply[:9] for reply in replies if reply[:3] == "452"]
+    assert refused == ["452 4.5.3"]
+    assert replies[102].startswith("452")
+    assert replies[-1].startswith("250 2.0.0")
+    again = await client.says("MAIL FROM:<>", "RCPT TO:<r100@b>", "DATA", ".")
+    assert again[-1].startswith("250 2.0.0")
+    assert [len(mail.envelope.deliveries) for mail in await house.kept()] == [101, 1]
+
+
 async def test_sends_the_connection_too_many_away(open_house: OpenHouse) -> None:
     house = await open_house(connections=1)
     first = await house.client()

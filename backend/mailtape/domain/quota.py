@@ -34,6 +34,8 @@ class Reason(StrEnum):
     """Announced larger than this recipient's tier takes."""
     MESSAGE_SIZE = "message_too_large"
     """Turned out larger, after DATA."""
+    ORGANISATIONS = "too_many_organisations"
+    """The mail is on its way to as many others as one mail may go to."""
     CANNOT_DECIDE = "cannot_decide"
 
 
@@ -172,6 +174,9 @@ _REFUSALS: Mapping[Reason, Refusal] = {
     Reason.STORAGE: Refusal(452, "4.2.2", "storage is full"),
     Reason.MAILBOX_SIZE: Refusal(550, "5.2.3", "message too large for this address"),
     Reason.MESSAGE_SIZE: Refusal(552, "5.3.4", "message too large"),
+    Reason.ORGANISATIONS: Refusal(
+        452, "4.5.3", "too many organisations, send it again to the rest"
+    ),
     Reason.CANNOT_DECIDE: Refusal(451, "4.3.0", "cannot tell at the moment, try again later"),
 }
 _STORAGE_FOR_GOOD = Refusal(550, "5.2.2", "storage is full")

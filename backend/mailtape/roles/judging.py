@@ -40,7 +40,9 @@ async def judging(
     telling = jobs.of_refusals(stores, refusals, stores.wakeups, clock)
     last_words = jobs.last_refusals(stores, refusals, stores.wakeups, clock)
     async with upkeep.doing([telling, *jobs.of_counters(counting, clock)], at_the_end=[last_words]):
-        yield Judging(recipients, Quota(recipients, counting.counters, refusals, clock))
+        most = settings.smtp_max_organizations
+        quota = Quota(recipients, counting.counters, refusals, clock, most_organisations=most)
+        yield Judging(recipients, quota)
 
 
 async def _ask_first(recipients: Recipients, counters: Counters, now: datetime) -> None:

@@ -118,8 +118,13 @@ async def _keep(
     """Judge the recipients, keep the mail for those that take it, count it for them."""
     octets = len(submission.raw)
     mail_from = address.reverse_path(submission.sender, smtputf8=True)
-    judged = [await _judge(quota, given, transaction, octets) for given in submission.addresses]
-    taken = [each for each in judged if each is not None and each.decision.accepted]
+    judged: list[Judged | None] = []
+    taken: list[Judged] = []
+    for given in submission.addresses:
+        each = await _judge(quota, given, transaction, octets, taken)
+        judged.append(each)
+        if each is not None and each.decision.accepted:
+            taken.append(each)
     statuses = tuple(map(_status, submission.addresses, judged))
     if not taken:
         if any(each and each.decision.reason is Reason.CANNOT_DECIDE for each in judged):
@@ -173,13 +178,15 @@ def _used_up(decision: Decision, limits: Limits) -> TooMany:
     )
 
 
-async def _judge(quota: Quota, given: str, transaction: str, octets: int) -> Judged | None:
+async def _judge(
+    quota: Quota, given: str, transaction: str, octets: int, taken: Sequence[Judged]
+) -> Judged | None:
     """Judge a recipient; None for what is no address."""
     try:
         recipient = address.mailbox(given, smtputf8=True)
     except Refused:
         return None
-    return await quota.recipient(recipient, transaction=transaction, octets=octets)
+    return await quota.recipient(recipient, transaction=transaction, octets=octets, taken=taken)
 
 
 def _status(given: str, judged: Judged | None) -> RecipientStatus:

@@ -6,7 +6,7 @@ knows what it has already: a message is visible once, with its body, or not yet.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -16,6 +16,10 @@ from mailtape.ports.bodies import Blob, Bodies, Body, BodyKey
 from mailtape.rows import retention
 from mailtape.rows.database import Database
 from mailtape.rows.deposit import Deposit, deposit
+
+_KEPT_AT_ONCE = 32 * 2**20
+"""Octets of bodies that are handed to the store at a time, or one body. Those of a large mail to
+many organisations are gigabytes, and meanwhile others wait for a 250 or a change."""
 
 _DEPOSITED_AT_ONCE = 100
 """Messages a transaction. A mail to a thousand recipients must not hold up whoever waits for a 250
@@ -42,7 +46,8 @@ async def store(
             made again.
     """
     kept = [body for mail in mails for body in _bodies(mail)]
-    await bodies.keep(kept)
+    for some in _by_octets(kept):
+        await bodies.keep(some)
     deposits = [item for mail in mails for item in _deposits(mail)]
     stored = 0
     named: set[BodyKey] = set()
@@ -85,6 +90,19 @@ def _bodies(mail: Understood) -> list[Body]:
         )
         for organisation_id in organisations
     ]
+
+
+def _by_octets(bodies: Sequence[Body]) -> Iterator[Sequence[Body]]:
+    """Part bodies, in their order, so that no part is larger than what is kept at once."""
+    start, octets = 0, 0
+    for end, body in enumerate(bodies):
+        blobs = [body.raw, body.content, *(blob for _, blob in body.attachments)]
+        size = sum(len(blob.zstd) for blob in blobs)
+        if octets + size > _KEPT_AT_ONCE and end > start:
+            yield bodies[start:end]
+            start, octets = end, 0
+        octets += size
+    yield bodies[start:]
 
 
 def _blob(packed: PackedBlob) -> Blob:

@@ -8,7 +8,7 @@ at LMTP, an id of our own at the other doors. The daemon is told which queue id 
 and the counters join the two, so that a mail that passes both is reserved and counted once.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
@@ -32,6 +32,7 @@ _TRACE_OCTETS = 1024
 """More than Postfix's Received field takes, and too little to be worth smuggling in."""
 _SUSPENDED = Decision(Verdict.NEVER, Reason.ORGANISATION_SUSPENDED)
 _CANNOT_DECIDE = Decision(Verdict.LATER, Reason.CANNOT_DECIDE)
+_ORGANISATIONS = Decision(Verdict.LATER, Reason.ORGANISATIONS)
 
 
 @lru_cache(maxsize=1000)
@@ -62,23 +63,36 @@ class Quota:
         counters: Counters,
         refusals: Refusals,
         clock: Callable[[], datetime],
+        *,
+        most_organisations: int = 100,
     ) -> None:
+        """Make one; a mail is taken for so many organisations, each of which keeps a copy."""
+        self._most_organisations = most_organisations
         self._recipients = recipients
         self._counters = counters
         self._refusals = refusals
         self._clock = clock
 
     async def recipient(
-        self, address: str, *, transaction: str, octets: int, received: bool = False
+        self,
+        address: str,
+        *,
+        transaction: str,
+        octets: int,
+        received: bool = False,
+        taken: Collection[Judged] = (),
     ) -> Judged:
         """Judge a recipient, and hold room for its mail when it is taken.
 
         `octets` is the announced size, 0 when there is none, or the true one of a mail that is
-        `received`. The same question again gets the same answer and holds nothing more.
+        `received`; `taken` are the other recipients that take the mail so far. The same question
+        again gets the same answer and holds nothing more.
         """
         ask = self._fits if received else self._reserve
         try:
             destination = await self._recipients.resolve(address)
+            if self._goes_too_far(destination, taken):
+                return Judged(address, _ORGANISATIONS, destination)
             decision = await ask(destination, transaction, octets)
             self._note(destination.delivery, decision)
             return Judged(address, decision, destination)
@@ -128,6 +142,14 @@ class Quota:
             await self._counters.rename(instance, queue_id, self._clock())
         except Unavailable:  # no reason to refuse a mail: what was held for it runs out
             log.warning("quota.not_joined")
+
+    def _goes_too_far(self, destination: Destination, taken: Collection[Judged]) -> bool:
+        """Whether a mail would go to one organisation more than it may."""
+        if len(taken) < self._most_organisations:
+            return False
+        if destination.delivery.organisation_id in _organisations(taken):
+            return False
+        return len(set(_organisations(taken))) >= self._most_organisations
 
     async def _reserve(self, destination: Destination, transaction: str, octets: int) -> Decision:
         if destination.limits == NO_LIMITS:
@@ -189,3 +211,8 @@ class Quota:
             (organisation_id, [(transaction, each.recipient) for each in deliveries])
             for organisation_id, deliveries in groupby(counted, key=lambda d: d.organisation_id)
         ]
+
+
+def _organisations(judged: Iterable[Judged]) -> Iterator[OrganisationId]:
+    """Name the organisation of each recipient that is known."""
+    return (each.destination.delivery.organisation_id for each in judged if each.destination)
