@@ -389,3 +389,25 @@ async def test_mail_unparked_after_a_restart_is_leased_once(twin: QueueTwin) -> 
 
     assert len(await _lease(queue)) == 1
     assert await _nothing_to_lease(queue)
+
+
+@pytest.mark.parametrize("restarts", [0, 1])
+async def test_parked_mail_is_offered_again_some_at_a_time_and_each_once(
+    twin: QueueTwin, restarts: int
+) -> None:
+    queue = await twin.reopen()
+    await _put(queue, *(str(n).encode() for n in range(5)))
+    for mail in await _lease_all(queue, 5):
+        await queue.park(mail.receipt, "cannot be stored")
+    for _ in range(restarts):
+        queue = await twin.reopen()
+
+    offered = [await queue.unpark_some(3) for _ in range(3)]
+
+    again = await _lease_all(queue, 5)
+    assert offered == [3, 2, 0]
+    assert sorted((mail.raw, mail.tries) for mail in again) == [
+        (str(n).encode(), 0) for n in range(5)
+    ]
+    assert await _nothing_to_lease(queue)
+    assert await _becomes(queue, QueueDepth(waiting=0, leased=5, parked=0))

@@ -140,7 +140,7 @@ def test_parked_mail_is_listed_shown_and_offered_again_while_a_worker_runs(
             capture_output=True,
             check=True,
         )
-        retried = mailtape.run("park", "retry", number, cwd=tmp_path, settings=fleet)
+        retried = mailtape.run("park", "retry", "--all", cwd=tmp_path, settings=fleet)
         deadline = time.monotonic() + SECONDS
         while len(subjects(fleet)) == before and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -151,6 +151,7 @@ def test_parked_mail_is_listed_shown_and_offered_again_while_a_worker_runs(
         assert "\x1b" not in said
     assert raw.stdout == RAW
     assert retried.returncode == 0, retried.stderr
+    assert retried.stdout == "1 of 1 parked mails wait in the queue again.\n"
     assert subjects(fleet) == ["parked"] * (before + 1)
     assert mailtape.run("park", "retry", number, cwd=tmp_path, settings=fleet).returncode == 1
     checked = mailtape.run("verifydata", cwd=tmp_path, settings=fleet)

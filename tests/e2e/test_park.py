@@ -83,6 +83,22 @@ def test_retry_offers_it_again(folder: DataFolder, tmp_path: Path, mailtape: For
     assert mailtape.run("park", "retry", "1", cwd=tmp_path).returncode == 1
 
 
+def test_retry_offers_all_of_it_again_and_counts(
+    folder: DataFolder, tmp_path: Path, mailtape: Forked
+) -> None:
+    for _ in range(2):
+        asyncio.run(_park(folder))
+
+    retried = mailtape.run("park", "retry", "--all", cwd=tmp_path)
+
+    assert retried.returncode == 0, retried.stderr
+    assert retried.stderr.splitlines() == ["3 of 3"]
+    assert retried.stdout == "3 of 3 parked mails wait in the queue again.\n"
+    assert asyncio.run(_depth(folder)) == QueueDepth(waiting=3, leased=0, parked=0)
+    again = mailtape.run("park", "retry", "--all", cwd=tmp_path)
+    assert (again.returncode, again.stdout[:6]) == (0, "0 of 0")
+
+
 def test_drop_forgets_it(folder: DataFolder, tmp_path: Path, mailtape: Forked) -> None:
     assert mailtape.run("park", "drop", "1", cwd=tmp_path).returncode == 0
     assert asyncio.run(_depth(folder)) == QueueDepth(waiting=0, leased=0, parked=0)

@@ -585,6 +585,8 @@ async def test_a_mail_stays_parked_when_there_is_no_room_for_it(queues: RabbitQu
 
     with pytest.raises(StoreFull):
         await queue.unpark(parked.receipt)
+    with pytest.raises(StoreFull):
+        await queue.unpark_some(10)
 
     assert [mail.receipt for mail in await queue.parked(10)] == [parked.receipt]
 
@@ -644,6 +646,65 @@ async def test_who_looks_right_after_another_sees_all_there_is(
     seen = [len(await each.parked(mails)) for each in (queue, other) * 3]
 
     assert seen == [mails] * len(seen)
+
+
+async def test_mail_is_found_and_offered_again_beyond_what_the_broker_sends_at_once(
+    queue: RabbitQueue, queues: RabbitQueues, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody else finds less than there is as soon as it is done."""
+    monkeypatch.setattr(rabbit_parked, "_WINDOW", 8)
+    other = await queues.open()
+    mails = 30
+    await asyncio.gather(*(put(queue, b"one") for _ in range(mails)))
+    for mail in await lease(queue, mails):
+        await queue.park(mail.receipt, "cannot be stored")
+
+    seen = []
+    for _ in range(2):
+        last = (await queue.parked(mails))[-1]
+        assert await queue.drop(last.receipt)
+        assert await queue.unpark_some(10) == 10
+        seen.append(len(await other.parked(mails)))
+
+    assert seen == [19, 8]
+    assert len(await lease(queue, 20)) == 20
+
+
+async def test_no_more_is_fetched_than_is_offered_again(
+    queue: RabbitQueue, queues: RabbitQueues
+) -> None:
+    """What was fetched needlessly would be on its way back when the next looks."""
+    await park(queue, *(an_envelope(b"one") for _ in range(5)))
+    before = await fetched(queues)
+
+    assert await queue.unpark_some(2) == 2
+
+    assert (before, await fetched(queues)) == ([1] * 5, [2] * 3)
+
+
+async def fetched(queues: RabbitQueues) -> list[int]:
+    """Tells of each parked mail how often it was fetched before; counts as once more."""
+    async with await aio_pika.connect(queues.url) as connection:
+        parked = await (await connection.channel()).get_queue(f"{queues.name}.parked")
+        counts = []
+        while (message := await parked.get(fail=False)) is not None:
+            counts.append(int(str(message.headers.get("x-delivery-count", 0))))
+        return counts
+
+
+async def test_only_what_there_was_room_for_is_parked_no_more(queue: RabbitQueue) -> None:
+    receipts = await park(queue, *(an_envelope(b"one") for _ in range(6)))
+    refused = (receipts[1], receipts[4], receipts[5])
+
+    async def offer(mail: RabbitMail) -> None:
+        if rabbit_parked._receipt(mail.ingest_id) in refused:
+            raise StoreFull("The queue is full.")
+
+    assert await queue._parked.take_some(6, offer) == 3
+    assert tuple(mail.receipt for mail in await queue.parked(6)) == refused
+    with pytest.raises(StoreFull):
+        await queue._parked.take_some(6, offer)
+    assert tuple(mail.receipt for mail in await queue.parked(6)) == refused
 
 
 async def test_who_looks_in_vain_for_long_is_told_that_another_does(

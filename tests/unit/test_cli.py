@@ -46,6 +46,8 @@ def test_help_names_every_command(tmp_path: Path) -> None:
 
 def test_wrong_usage_ends_with_2(tmp_path: Path, mailtape: Forked) -> None:
     assert mailtape.run("backup", cwd=tmp_path).returncode == 2
+    assert mailtape.run("park", "retry", cwd=tmp_path).returncode == 2
+    assert mailtape.run("park", "retry", "1", "--all", cwd=tmp_path).returncode == 2
     assert (
         mailtape.run("generate-tokens", "--name", "x", "--scope", "all", cwd=tmp_path).returncode
         == 2

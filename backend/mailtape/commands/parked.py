@@ -17,6 +17,8 @@ from mailtape.settings import read_settings
 T = TypeVar("T")
 
 _MOST_LISTED = 10_000
+_AT_ONCE = 200
+"""Mails that are offered again in one step."""
 
 app = typer.Typer(
     help="Mail that could not be stored: list, show, retry, drop.", no_args_is_help=True
@@ -66,8 +68,21 @@ def show(
 
 
 @app.command()
-def retry(receipt: Receipt, data: DataOption = None) -> None:
-    """Offer a parked mail to the workers again; `serve` with a queue of its own must not run."""
+def retry(
+    receipt: Annotated[
+        int | None, typer.Argument(min=1, help="The number that `park list` shows.")
+    ] = None,
+    data: DataOption = None,
+    all_: Annotated[  # noqa: FBT002 - a flag of the command line
+        bool, typer.Option("--all", help="Every mail that is parked, until the queue is full.")
+    ] = False,
+) -> None:
+    """Offer parked mail to the workers again; `serve` with a queue of its own must not run."""
+    if (receipt is None) != all_:
+        raise typer.BadParameter("Give the number of a mail, or --all.")
+    if receipt is None:
+        _ask(_retry_all, data, alone=True)
+        return
     if not _ask(lambda queue: queue.unpark(receipt), data, alone=True):
         raise _no_such_mail()
     typer.echo(f"Mail {receipt} waits in the queue again.")
@@ -79,6 +94,23 @@ def drop(receipt: Receipt, data: DataOption = None) -> None:
     if not _ask(lambda queue: queue.drop(receipt), data, alone=True):
         raise _no_such_mail()
     typer.echo(f"Mail {receipt} is gone.")
+
+
+async def _retry_all(queue: Queue) -> None:
+    """Offer what is parked now, and tell how far it went however it ends.
+
+    What is parked anew meanwhile stays, or a store that is down would keep this from ending.
+    """
+    parked, offered = (await queue.depth()).parked, 0
+    try:
+        while offered < parked:
+            taken = await queue.unpark_some(min(_AT_ONCE, parked - offered))
+            if not taken:
+                break
+            offered += taken
+            typer.echo(f"{offered} of {parked}", err=True)
+    finally:
+        typer.echo(f"{offered} of {parked} parked mails wait in the queue again.")
 
 
 def _ask(question: Callable[[Queue], Awaitable[T]], data: DataOption, *, alone: bool = False) -> T:

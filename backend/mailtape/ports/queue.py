@@ -86,6 +86,16 @@ class Queue(Protocol):
     async def unpark(self, receipt: int) -> bool:
         """Offer a parked mail again with its tries forgotten; False when there is none."""
 
+    async def unpark_some(self, most: int) -> int:
+        """Offer up to so many parked mails again with their tries forgotten; tell how many.
+
+        Fewer than are parked when there is room for no more.
+
+        Raises:
+            StoreFull: there is no room for any.
+            Unavailable: some may be parked and offered.
+        """
+
     async def drop(self, receipt: int) -> bool:
         """Forget a parked mail for good; False when there is none."""
 

@@ -207,11 +207,15 @@ class RabbitQueue:
             Unavailable: it may be parked and offered.
         """
         await self._publishing.start()
+        return await self._parked.take_out(receipt, self._offer) is not None
 
-        async def offer(mail: RabbitMail) -> None:
-            await self._publishing.put(replace(mail, tries=0, reason=""))
+    async def unpark_some(self, most: int) -> int:
+        """See `ports.queue`."""
+        await self._publishing.start()
+        return await self._parked.take_some(most, self._offer)
 
-        return await self._parked.take_out(receipt, offer) is not None
+    async def _offer(self, parked: RabbitMail) -> None:
+        await self._publishing.put(replace(parked, tries=0, reason=""))
 
     async def drop(self, receipt: int) -> bool:
         """See `ports.queue`."""

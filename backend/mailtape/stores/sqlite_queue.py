@@ -362,17 +362,26 @@ class SqliteQueue:
 
     async def unpark(self, receipt: int) -> bool:
         """See `ports.queue`."""
-        changed = await self._change(
+        return bool(await self._unpark("number = ?", receipt))
+
+    async def unpark_some(self, most: int) -> int:
+        """See `ports.queue`."""
+        oldest = "SELECT number FROM mail WHERE parked IS NOT NULL ORDER BY number LIMIT ?"
+        return await self._unpark(f"number IN ({oldest})", most)
+
+    async def _unpark(self, which: str, value: int) -> int:
+        statement = (
             "UPDATE mail SET parked = NULL, tries = 0, due_us = 0"
-            " WHERE parked IS NOT NULL AND number = ?",
-            (receipt,),
+            f" WHERE parked IS NOT NULL AND {which} RETURNING number"
         )
-        if changed:
-            self._parked -= 1
-            if receipt <= self._cursor:  # the rest will be read as new
-                self._give_back([receipt])
+        numbers = await self._write(
+            lambda connection: [row[0] for row in connection.execute(statement, (value,))]
+        )
+        self._parked -= len(numbers)
+        self._give_back([n for n in numbers if n <= self._cursor])  # the rest is read as new
+        if numbers:
             self._offer.set()
-        return bool(changed)
+        return len(numbers)
 
     async def drop(self, receipt: int) -> bool:
         """See `ports.queue`."""
