@@ -33,7 +33,8 @@ QUEUE_DEPTH = Gauge(
 )
 PART_WORKS = Gauge(
     "mailtape_part_works",
-    "Whether a part that this process stands on works: 1, or 0; used once for each look.",
+    "Whether a part that this process stands on works: 1, or 0; used once for each look, and of"
+    " counters whether Redis is asked.",
     ["part"],
     registry=REGISTRY,
 )

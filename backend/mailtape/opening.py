@@ -17,6 +17,7 @@ from pydantic import SecretStr
 from sqlalchemy import URL
 
 from mailtape.data_folder import DataFolder
+from mailtape.metrics import PART_WORKS
 from mailtape.ports.bodies import Bodies
 from mailtape.ports.claims import Claims
 from mailtape.ports.counters import Counters
@@ -44,6 +45,9 @@ from mailtape.stores.sql_counters import SqlCounters
 from mailtape.stores.sql_limits import SqlFailureLimits
 from mailtape.stores.sqlite_queue import SqliteQueue
 from mailtape.stores.standby_counters import StandbyCounters
+
+COUNTERS = "counters"
+"""The part that Redis is in the metrics. Health leaves it out: MySQL stands in for it."""
 
 _MOST_LOOKED_THROUGH = 500
 """Waiting mails, to find out whose they are: some milliseconds in which none can be leased."""
@@ -280,6 +284,8 @@ async def _in_redis(
     stack.push_async_callback(redis.close)
     counters = StandbyCounters(redis, SharedSqlCounters(database), connection)
     stack.push_async_callback(counters.close)
+    PART_WORKS.labels(COUNTERS).set_function(lambda: connection.available)
+    stack.callback(PART_WORKS.remove, COUNTERS)
 
     stored: datetime | None = None
 

@@ -427,8 +427,22 @@ def test_processes_start_while_redis_is_down(fleet: Fleet, instance: Instance) -
             process.launch()
         for process in processes:
             process.wait_until_ready(SEEN_WITHIN)
+        api = processes[0]
+        until_shown(api, counters=0)
+        assert health(f"http://{api.metrics}")[0] == 200
     finally:
         up(instance, "redis", "killed")
+    until_shown(api, counters=1)
+
+
+def until_shown(process: Process, *, counters: int) -> None:
+    """Wait until the metrics of a process say that Redis works, or that it does not."""
+    line = f'mailtape_part_works{{part="counters"}} {counters}.0'
+    deadline = time.monotonic() + SEEN_WITHIN
+    metrics = f"http://{process.metrics}/metrics"
+    while line not in httpx.get(metrics, timeout=ANSWER_WITHIN, trust_env=False).text.splitlines():
+        assert time.monotonic() < deadline, line
+        time.sleep(0.1)
 
 
 def test_a_month_stays_full_for_as_long_as_its_mail_waits(fleet: Fleet, instance: Instance) -> None:

@@ -8,6 +8,7 @@ import promql_parser
 import pytest
 from prometheus_client.metrics_core import Metric
 
+from mailtape import opening
 from mailtape.api.errors import of_error
 from mailtape.domain.errors import Unavailable
 from mailtape.domain.quota import Reason
@@ -22,6 +23,7 @@ METRIC = re.compile(r"\b(mailtape_\w+)(?:\{([^}]*)\})?")
 ASKED = sorted({found for each in EXPRESSIONS for found in METRIC.findall(each)})
 PRODUCED = {
     ("mailtape_http_requests_total", "status"): {str(of_error(Unavailable("")).status_code)},
+    ("mailtape_part_works", "part"): {opening.COUNTERS},
     ("mailtape_policy_answers_total", "reason"): {*Reason, "none"},
     ("mailtape_queue_depth", "state"): {each.name for each in fields(QueueDepth)},
     ("mailtape_smtp_refusals_total", "code"): {
