@@ -1,4 +1,4 @@
-"""The deployment page's lines for the backup of a fleet, pasted: what is copied comes back.
+"""The deployment page's lines for a fleet, pasted: a copy comes back, and another bound holds.
 
 `mysqldump` and `mysql` are the server's own. Where there is no `mongodump`, a program of this
 module does with documents what it is asked for by its options.
@@ -12,6 +12,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -19,9 +20,9 @@ import fleet as fleets
 from fleet import Fleet
 from forked import Forked
 from owners import Owner, owning
-from rules.test_deployment import BLOCKS, sourced
+from rules.test_deployment import BLOCKS, ROOT, installed, sourced
 from senders import Line
-from served import MAILTAPE, environment
+from served import environment
 
 pytestmark = [pytest.mark.services, pytest.mark.e2e]
 
@@ -29,6 +30,8 @@ LARGE = 400_000
 """Bytes of a mail that waits in MongoDB and is kept there as a file."""
 SEEN_WITHIN = 60
 (COPY,) = (block for block in BLOCKS if "mysqldump" in block)
+(EMPTY,) = (block for block in BLOCKS if block.startswith("systemctl stop 'mailtape-ingest@*'"))
+(ANEW,) = (block for block in BLOCKS if "delete_queue" in block)
 (PUT_BACK,) = (block for block in BLOCKS if "mongorestore" in block)
 ROWS = COPY.partition("mongodump")[0]
 MONGO = """
@@ -75,6 +78,9 @@ def programs(tmp_path: Path) -> Path:
     folder = tmp_path / "programs"
     folder.mkdir()
     (folder / "systemctl").write_text("#!/bin/sh\n")
+    (folder / "rabbitmqctl").write_text(
+        f'#!/bin/sh\nexec {ROOT}/deploy/services rabbitmqctl "$@"\n'
+    )
     for name in ("mongodump", "mongorestore"):
         if shutil.which(name) is None:
             (folder / name).write_text(f"#!{sys.executable}\n{textwrap.dedent(MONGO)}")
@@ -83,16 +89,19 @@ def programs(tmp_path: Path) -> Path:
     return folder
 
 
-def paste(fleet: Fleet, programs: Path, lines: str) -> subprocess.CompletedProcess[str]:
+def paste(
+    fleet: Fleet, programs: Path, lines: str, **further: str
+) -> subprocess.CompletedProcess[str]:
     """Run lines of the page as an operator does, with the page's settings, other values in them."""
     (settings,) = [block for block in BLOCKS if block.startswith("APP_ENV=")]
-    ours = {name: fleet.settings.get(name, "") for name in sourced(settings)}
+    ours = {name: fleet.settings.get(name, "") for name in sourced(settings)} | further
     assert ours["DB_HOST"]
     assert ours["MONGODB_DATABASE"]
-    env = programs / "mailtape.env"
-    env.write_text("".join(f"{name}='{value}'\n" for name, value in ours.items() if value))
-    lines = lines.replace("/etc/mailtape/mailtape.env", str(env))
-    lines = lines.replace("/opt/mailtape/.venv/bin/mailtape", str(MAILTAPE))
+    installed(programs, "".join(f"{name}='{value}'\n" for name, value in ours.items() if value))
+    lines = lines.replace("/etc/mailtape/mailtape.env", str(programs / "mailtape.env"))
+    lines = lines.replace(
+        "--vhost mailtape ", f"--vhost {urlsplit(ours['RABBITMQ_URL']).path[1:]} "
+    )
     kept = environment()
     return subprocess.run(
         ["bash", "-c", lines],
@@ -152,6 +161,8 @@ def test_what_the_pasted_lines_copy_comes_back_and_is_sound(
     expected = {"body_never_stored": 2, "body_missing": 1} if between else {}
     assert findings(put_back.stdout) == expected, put_back.stdout + put_back.stderr
     assert put_back.returncode == (1 if between else 0), put_back.stderr
+    if not between:
+        has_another_bound(fleet, programs)
     api.close()
     api.launch()
     api.wait_until_ready(SEEN_WITHIN)
@@ -160,6 +171,18 @@ def test_what_the_pasted_lines_copy_comes_back_and_is_sound(
         assert kept.keys() == {"one", "large", "three"}
         assert owner.raw(kept["large"]).endswith(mail("large"))
         assert owner.raw(kept["three"]).endswith(mail("three"))
+
+
+def has_another_bound(fleet: Fleet, programs: Path) -> None:
+    """Paste what makes the queue anew, the bound set; then doctor has nothing to say of it."""
+    bound = {"QUEUE_MAX_BYTES": "1GiB"}
+    other = paste(fleet, programs, EMPTY, **bound)
+    assert other.returncode == 1, other.stdout + other.stderr
+    assert "0 mails wait" in other.stdout
+    assert "QUEUE_MAX_BYTES" in other.stdout
+    made = paste(fleet, programs, ANEW, **bound)
+    assert made.returncode == 0, made.stdout + made.stderr
+    assert paste(fleet, programs, EMPTY, **bound).returncode == 0
 
 
 def _without_rows(lines: str) -> str:

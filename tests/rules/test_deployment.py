@@ -3,10 +3,11 @@
 import re
 import subprocess
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from served import environment, run
+from served import MAILTAPE, environment, run
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/DEPLOYMENT.md").read_text("utf-8")
@@ -68,6 +69,54 @@ def test_a_shell_understands_every_block(block: str) -> None:
     )
 
     assert checked.returncode == 0, checked.stderr
+
+
+def installed(folder: Path, settings: str) -> None:
+    """Install the program as the page does, with a file of these settings."""
+    env, program = folder / "mailtape.env", folder / "mailtape"
+    env.write_text(settings)
+    text = (ROOT / "deploy/mailtape").read_text("utf-8")
+    text = text.replace("/etc/mailtape/mailtape.env", str(env))
+    program.write_text(text.replace("/opt/mailtape/.venv/bin/mailtape", str(MAILTAPE)))
+    program.chmod(0o755)
+
+
+def test_the_program_that_the_page_installs_has_the_settings_of_the_units(tmp_path: Path) -> None:
+    installed(tmp_path, sample())
+
+    shown = subprocess.run(
+        [tmp_path / "mailtape", "config", "show"],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+
+    assert re.search(r"^DB_HOST=10\.0\.0\.10\b", shown.stdout, re.MULTILINE)
+    assert {path.name for path in tmp_path.iterdir()} == {"mailtape", "mailtape.env"}
+
+
+def test_no_block_runs_another_program_than_the_one_that_was_installed() -> None:
+    before, _, after = PAGE.partition("install -m 0755 deploy/mailtape /usr/local/bin/mailtape\n")
+    command = re.compile(r"^ *([^\s`]*)\bmailtape [a-z-]+(?: [-|]| &&|$)", re.MULTILINE)
+
+    assert not command.search(before)
+    assert command.findall(after) == [""] * 7
+
+
+def test_who_is_made_at_the_servers_is_who_signs_in_there() -> None:
+    ours = sourced(sample())
+    mongo, rabbit = urlsplit(ours["MONGODB_URL"]), urlsplit(ours["RABBITMQ_URL"])
+
+    (user,) = re.findall(r"getSiblingDB\('(.+?)'\).createUser\({user: '(.+?)', .*'(.+)'\]}", PAGE)
+    assert user == (parse_qs(mongo.query)["authSource"][0], mongo.username, "readWrite")
+    assert user[0] == ours["MONGODB_DATABASE"]
+    assert f"add_vhost {rabbit.path[1:]}\n" in PAGE
+    assert f"add_user {rabbit.username} " in PAGE
+    assert f"set_permissions --vhost {rabbit.path[1:]} {rabbit.username} " in PAGE
+    assert f"GRANT ALL ON {ours['DB_NAME']}.* TO '{ours['DB_USER']}'@" in PAGE
 
 
 @pytest.mark.parametrize("alert", ALERTS)
