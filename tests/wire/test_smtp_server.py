@@ -549,6 +549,23 @@ async def test_on_the_way_out_what_came_whole_is_handed_over_past_the_deadline(
     assert len(await house.kept()) == 1
 
 
+async def test_on_the_way_out_what_cannot_be_handed_over_in_time_is_given_up(
+    open_house: OpenHouse, gate: Gate
+) -> None:
+    house = await open_house(queue=gate)
+    client = await house.client()
+    await client.starts_data()
+    await client.send(b"x\r\n.\r\n")
+    await until(gate.reached)
+    with structlog.testing.capture_logs() as logs:
+        async with asyncio.timeout(3):
+            await house.server.drain(0.05)
+    gate.open.set()
+    assert await client.is_hung_up_on()
+    assert ("smtp.given_up", 1) in [(each["event"], each.get("conversations")) for each in logs]
+    assert await house.kept() == []
+
+
 async def test_on_the_way_out_a_message_that_never_ends_is_told_and_cut(
     open_house: OpenHouse,
 ) -> None:
