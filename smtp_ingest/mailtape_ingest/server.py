@@ -23,6 +23,7 @@ from typing import TypeAlias, cast
 
 import structlog
 
+from mailtape.background import own_cancellation_only
 from mailtape.domain.envelope import Protocol
 from mailtape.domain.errors import MailtapeError
 from mailtape.metrics import SMTP_REFUSALS
@@ -311,37 +312,42 @@ class Connection(asyncio.Protocol):
 
     async def _settle(self, event: _Event) -> None:
         """Have one event answered; a "no" becomes a reply here and nowhere else."""
-        handler, session = self._server.handler, self._session
         try:
-            match event:
-                case Recipient():
-                    judged = await self._judge(event)
-                    refusal = replies.for_decision(judged.decision)
-                    if refusal is None:
-                        session.accept_recipient(judged)
-                    else:
-                        self._refuse(event, refusal)
-                case Mail():
-                    outcomes = await handler.message(event)
-                    for outcome in outcomes:
-                        _count_refusal(event, outcome)
-                    session.answer_each(outcomes)
-                case Abandoned():
-                    await handler.abandoned(event)
-                case Login():
-                    await handler.authenticate(event)
-                    session.answer(replies.AUTHENTICATED)
-                case StartTls():
-                    await self._start_tls()
-                case Close():
-                    pass
+            with own_cancellation_only():
+                await self._ask(event)
         except MailtapeError as error:
             self._refuse(event, replies.for_error(error))
         except Exception:
             log.exception("smtp.handler_failed", event_type=type(event).__name__)
             self._refuse(event, replies.UNAVAILABLE)
 
-    async def _judge(self, recipient: Recipient) -> Judged:
+    async def _ask(self, event: _Event) -> None:
+        """Ask whose answer an event wants, and give it to the session."""
+        handler, session = self._server.handler, self._session
+        match event:
+            case Recipient():
+                judged = await self._judge(event)
+                refusal = replies.for_decision(judged.decision)
+                if refusal is None:
+                    session.accept_recipient(judged)
+                else:
+                    self._refuse(event, refusal)
+            case Mail():
+                outcomes = await handler.message(event)
+                for outcome in outcomes:
+                    _count_refusal(event, outcome)
+                session.answer_each(outcomes)
+            case Abandoned():
+                await handler.abandoned(event)
+            case Login():
+                await handler.authenticate(event)
+                session.answer(replies.AUTHENTICATED)
+            case StartTls():
+                await self._start_tls()
+            case Close():
+                pass
+
+    async def _judge(self, recipient: Recipient[Judged]) -> Judged:
         """Judge a recipient; after one of its transaction found nobody to tell, it is not asked."""
         if recipient.transaction == self._blind:
             return unasked(recipient.address)

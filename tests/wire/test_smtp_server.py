@@ -42,7 +42,7 @@ class Gate:
 class Trouble(Gate):
     """A queue that fails in a way it may, or in one that nobody thought of."""
 
-    def __init__(self, queue: SqliteQueue, error: Exception) -> None:
+    def __init__(self, queue: SqliteQueue, error: BaseException) -> None:
         super().__init__(queue)
         self.error = error
 
@@ -455,6 +455,18 @@ async def test_the_unexpected_is_logged_and_answered_try_again(
     assert entry["event"] == "smtp.handler_failed"
     assert entry["exc_info"]
     await client.starts_data()  # nothing of the failed mail stands in the way
+
+
+async def test_what_the_handler_waits_for_being_cancelled_is_answered_try_again(
+    open_house: OpenHouse, queue: SqliteQueue
+) -> None:
+    house = await open_house(queue=Trouble(queue, asyncio.CancelledError()))
+    client = await house.client()
+    await client.starts_data()
+    assert await client.says(".", "NOOP") == [
+        "451 4.3.0 Temporary failure, try again later",
+        "250 2.0.0 OK",
+    ]
 
 
 # Lost clients.

@@ -22,6 +22,7 @@ from aio_pika.exceptions import (
 from aiormq.connection import TCPTransportFactory, TLSTransportFactory, TransportFactory
 from yarl import URL
 
+from mailtape.background import lasting, own_cancellation_only
 from mailtape.domain.errors import Conflict, MailtapeError, StoreFull, Unavailable
 
 log = structlog.get_logger(__name__)
@@ -115,7 +116,7 @@ class RabbitLink:
             Conflict: what is declared at the broker is another queue than ours.
         """
         if self._keeping is None:
-            self._keeping = asyncio.create_task(self._keep(), name=f"rabbitmq {self._purpose}")
+            self._keeping = lasting(self._keep(), f"rabbitmq {self._purpose}")
         await self._tried.wait()
         if self._conflict is not None:
             raise self._conflict
@@ -150,8 +151,10 @@ class RabbitLink:
                 # A bug of ours, or of the driver: the next connection may still work.
                 log.exception("rabbitmq.failed", purpose=self._purpose)
             finally:
-                await self._disconnect()
-                self._tried.set()
+                try:
+                    await self._disconnect()
+                finally:  # whoever starts waits for it
+                    self._tried.set()
             await asyncio.sleep(_RECONNECT_SECONDS)
 
     async def _connect(self) -> None:
@@ -231,16 +234,12 @@ def broker_errors() -> Iterator[None]:
         Unavailable: all else.
     """
     try:
-        yield
+        # The driver ends what waits on a connection that died by cancelling it.
+        with own_cancellation_only():
+            yield
     except PublishError as error:  # it would have been confirmed all the same, and kept nowhere
         raise Unavailable("There is no such queue.", code=UNROUTED) from error
     except DeliveryError as error:
         raise StoreFull("The queue is full.") from error
     except (*CONNECTION_EXCEPTIONS, TimeoutError) as error:
-        raise Unavailable("The queue is not available.") from error
-    except asyncio.CancelledError as error:
-        # The driver ends what waits on a connection that died by cancelling it; we were not.
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
-            raise
         raise Unavailable("The queue is not available.") from error
