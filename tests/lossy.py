@@ -13,6 +13,8 @@ Passing: TypeAlias = Callable[[bytes], bytes | None]
 """Gives what goes on of what came; None ends the connection."""
 
 _END_OF_MAIL = b"\r\n.\r\n"
+_RECEIVED_OCTETS = 256 * 1024
+"""What the system takes for a connection that is not read from; else it may be 32 MiB."""
 
 
 class Link:
@@ -24,9 +26,12 @@ class Link:
         host, _, port = to.rpartition(":")
         self._to = (host, int(port))
         self._listening = socket.create_server(("127.0.0.1", 0))
+        self._listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVED_OCTETS)
         self.address = f"127.0.0.1:{self._listening.getsockname()[1]}"
         self.cut = threading.Event()
         """While set, each connection is closed as soon as it is made."""
+        self.deaf = threading.Event()
+        """While set, whoever says something is not listened to any more; answers still pass."""
         self.refused = 0
         """How many were."""
         self.swallowed = 0
@@ -67,6 +72,9 @@ class Link:
                 for key, _ in both.select():
                     source, (target, passing) = key.fileobj, key.data
                     assert isinstance(source, socket.socket)
+                    if source is near and self.deaf.is_set():
+                        both.unregister(near)
+                        continue
                     data = source.recv(65536)
                     passed = passing(data) if data else None
                     if passed is None:

@@ -9,14 +9,20 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Protocol
 
-from mailtape.domain.errors import Unauthenticated
+from mailtape.domain.errors import Unauthenticated, Unavailable
 from mailtape.domain.quota import Decision
 from mailtape.ports.queue import Queue
 from mailtape.services import intake
+from mailtape.services.deadline import within_seconds
 from mailtape.services.quota import Judged
 from mailtape_ingest import replies
 from mailtape_ingest.events import Abandoned, Login, Mail, Recipient
 from mailtape_ingest.replies import Reply
+
+_JUDGING_SECONDS = 60.0
+"""For all recipients of a mail that is here. With ten to keep it and ten to count it that is well
+under the two minutes after which a relay sends it again beside the first (Postfix as we configure
+it: lmtp_data_done_timeout)."""
 
 
 class Handler(Protocol):
@@ -104,18 +110,14 @@ class MailHandler:
         alternative is a 250 of which one recipient's part is a lie.
 
         Raises:
-            Unavailable: the queue is full, or the mail could not be made certain.
+            Unavailable: the queue is full, or the mail could not be made certain, or it took too
+                long to tell who takes it; what is held for it then runs out.
         """
-        decisions = await self._quota.received(
-            mail.transaction, mail.destinations, len(mail.raw), relayed=bool(mail.queue_id)
-        )
-        outcomes = [replies.for_decision(each) or replies.MESSAGE_KEPT for each in decisions]
-        worst = max(outcomes, key=lambda reply: reply.code)
-        if mail.one_reply and not worst.positive:
-            outcomes = [worst] * len(outcomes)
-        kept, refused = _parted(mail.destinations, outcomes)
-        if refused:
-            await self._quota.release(mail.transaction, refused)
+        try:
+            outcomes = await within_seconds(_JUDGING_SECONDS, self._judge(mail))
+        except TimeoutError:
+            raise Unavailable("It took too long to tell who takes this mail.") from None
+        kept, _ = _parted(mail.destinations, outcomes)
         if kept:
             await self._keep(mail, kept)
         return outcomes
@@ -128,6 +130,20 @@ class MailHandler:
         """
         if not abandoned.queue_id:
             await self._quota.release(abandoned.transaction, abandoned.destinations)
+
+    async def _judge(self, mail: Mail[Judged]) -> list[Reply]:
+        """Decide on each recipient, and give back what was held for those who do not get it."""
+        decisions = await self._quota.received(
+            mail.transaction, mail.destinations, len(mail.raw), relayed=bool(mail.queue_id)
+        )
+        outcomes = [replies.for_decision(each) or replies.MESSAGE_KEPT for each in decisions]
+        worst = max(outcomes, key=lambda reply: reply.code)
+        if mail.one_reply and not worst.positive:
+            outcomes = [worst] * len(outcomes)
+        _, refused = _parted(mail.destinations, outcomes)
+        if refused:
+            await self._quota.release(mail.transaction, refused)
+        return outcomes
 
     async def _keep(self, mail: Mail[Judged], kept: Sequence[Judged]) -> None:
         try:

@@ -3,7 +3,7 @@
 Promises:
 
 * A message that has come whole is handed over to its end, whether or not the client is still
-  there; a shut-down waits for it too.
+  there; a shut-down waits for it too, as long as it may.
 * A client gets time for its next command and time for its message, and no more of either by
   sending slowly.
 * What goes wrong in here is logged and answered `451 4.3.0`, never explained to the peer.
@@ -23,10 +23,11 @@ from typing import TypeAlias, cast
 
 import structlog
 
+from mailtape.background import own_cancellation_only
 from mailtape.domain.envelope import Protocol
 from mailtape.domain.errors import MailtapeError
 from mailtape.metrics import SMTP_REFUSALS
-from mailtape.services.quota import Judged
+from mailtape.services.quota import Judged, unasked
 from mailtape_ingest import replies
 from mailtape_ingest.data import Budget
 from mailtape_ingest.events import Abandoned, Close, Event, Login, Mail, Recipient, StartTls
@@ -40,7 +41,7 @@ _READ_AHEAD = 64 * 1024
 """Bytes a client may send while we are busy with what it sent before."""
 _BACKLOG = 1024
 _LAST_MOMENT = 0.5
-"""Seconds to read a 421, when the time to drain is over."""
+"""Seconds to read a 421, when the time to drain is over, and to keep a mail that has come whole."""
 
 _Event: TypeAlias = Event[Judged]
 
@@ -108,9 +109,10 @@ class Server:
         """Stop listening, let running messages finish, tell the idle 421.
 
         After `seconds` whoever is still sending a message is told 421 as well, and a moment later
-        the connections that are left are cut; mail that has come whole by then is still handed over
-        before this returns.
+        the connections that are left are cut. Mail that has come whole by then has another moment
+        to be handed over; what is given up after that has no reply, and its sender has it still.
         """
+        until = asyncio.get_running_loop().time() + seconds
         self.draining = True
         if self._listener is not None:
             self._listener.close()
@@ -122,8 +124,20 @@ class Server:
             if not await self._emptied(_LAST_MOMENT):
                 for connection in list(self._open):
                     connection.abort()
-        while self._conversations:
-            await asyncio.wait(self._conversations)
+        await self._end_conversations(until)
+
+    async def _end_conversations(self, until: float) -> None:
+        """Wait for them, a moment at least; then give up those that are left."""
+        now = asyncio.get_running_loop().time
+        until = max(until, now() + _LAST_MOMENT)
+        while self._conversations and now() < until:
+            await asyncio.wait(self._conversations, timeout=until - now())
+        late = list(self._conversations)
+        if late:
+            log.warning("smtp.given_up", conversations=len(late))
+        for conversation in late:
+            conversation.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
 
     async def _emptied(self, seconds: float) -> bool:
         """Wait for the last client to go; tell whether it has."""
@@ -179,6 +193,8 @@ class Connection(asyncio.Protocol):
         self._client_sent_all = False
         self._hung_up = False
         self._gone = False
+        self._blind = ""
+        """The latest transaction whose recipients nobody could judge."""
         self._deadline = math.inf
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = math.inf
@@ -296,35 +312,49 @@ class Connection(asyncio.Protocol):
 
     async def _settle(self, event: _Event) -> None:
         """Have one event answered; a "no" becomes a reply here and nowhere else."""
-        handler, session = self._server.handler, self._session
         try:
-            match event:
-                case Recipient():
-                    judged = await handler.recipient(event)
-                    refusal = replies.for_decision(judged.decision)
-                    if refusal is None:
-                        session.accept_recipient(judged)
-                    else:
-                        self._refuse(event, refusal)
-                case Mail():
-                    outcomes = await handler.message(event)
-                    for outcome in outcomes:
-                        _count_refusal(event, outcome)
-                    session.answer_each(outcomes)
-                case Abandoned():
-                    await handler.abandoned(event)
-                case Login():
-                    await handler.authenticate(event)
-                    session.answer(replies.AUTHENTICATED)
-                case StartTls():
-                    await self._start_tls()
-                case Close():
-                    pass
+            with own_cancellation_only():
+                await self._ask(event)
         except MailtapeError as error:
             self._refuse(event, replies.for_error(error))
         except Exception:
             log.exception("smtp.handler_failed", event_type=type(event).__name__)
             self._refuse(event, replies.UNAVAILABLE)
+
+    async def _ask(self, event: _Event) -> None:
+        """Ask whose answer an event wants, and give it to the session."""
+        handler, session = self._server.handler, self._session
+        match event:
+            case Recipient():
+                judged = await self._judge(event)
+                refusal = replies.for_decision(judged.decision)
+                if refusal is None:
+                    session.accept_recipient(judged)
+                else:
+                    self._refuse(event, refusal)
+            case Mail():
+                outcomes = await handler.message(event)
+                for outcome in outcomes:
+                    _count_refusal(event, outcome)
+                session.answer_each(outcomes)
+            case Abandoned():
+                await handler.abandoned(event)
+            case Login():
+                await handler.authenticate(event)
+                session.answer(replies.AUTHENTICATED)
+            case StartTls():
+                await self._start_tls()
+            case Close():
+                pass
+
+    async def _judge(self, recipient: Recipient[Judged]) -> Judged:
+        """Judge a recipient; after one of its transaction found nobody to tell, it is not asked."""
+        if recipient.transaction == self._blind:
+            return unasked(recipient.address)
+        judged = await self._server.handler.recipient(recipient)
+        if judged.blind:
+            self._blind = recipient.transaction
+        return judged
 
     def _refuse(self, event: _Event, reply: Reply) -> None:
         if not isinstance(event, Abandoned):

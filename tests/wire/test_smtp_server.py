@@ -42,7 +42,7 @@ class Gate:
 class Trouble(Gate):
     """A queue that fails in a way it may, or in one that nobody thought of."""
 
-    def __init__(self, queue: SqliteQueue, error: Exception) -> None:
+    def __init__(self, queue: SqliteQueue, error: BaseException) -> None:
         super().__init__(queue)
         self.error = error
 
@@ -457,6 +457,18 @@ async def test_the_unexpected_is_logged_and_answered_try_again(
     await client.starts_data()  # nothing of the failed mail stands in the way
 
 
+async def test_what_the_handler_waits_for_being_cancelled_is_answered_try_again(
+    open_house: OpenHouse, queue: SqliteQueue
+) -> None:
+    house = await open_house(queue=Trouble(queue, asyncio.CancelledError()))
+    client = await house.client()
+    await client.starts_data()
+    assert await client.says(".", "NOOP") == [
+        "451 4.3.0 Temporary failure, try again later",
+        "250 2.0.0 OK",
+    ]
+
+
 # Lost clients.
 
 
@@ -547,6 +559,23 @@ async def test_on_the_way_out_what_came_whole_is_handed_over_past_the_deadline(
     async with asyncio.timeout(2):
         await leaving
     assert len(await house.kept()) == 1
+
+
+async def test_on_the_way_out_what_cannot_be_handed_over_in_time_is_given_up(
+    open_house: OpenHouse, gate: Gate
+) -> None:
+    house = await open_house(queue=gate)
+    client = await house.client()
+    await client.starts_data()
+    await client.send(b"x\r\n.\r\n")
+    await until(gate.reached)
+    with structlog.testing.capture_logs() as logs:
+        async with asyncio.timeout(3):
+            await house.server.drain(0.05)
+    gate.open.set()
+    assert await client.is_hung_up_on()
+    assert ("smtp.given_up", 1) in [(each["event"], each.get("conversations")) for each in logs]
+    assert await house.kept() == []
 
 
 async def test_on_the_way_out_a_message_that_never_ends_is_told_and_cut(

@@ -23,6 +23,7 @@ from datetime import datetime
 
 import structlog
 
+from mailtape.background import lasting, own_cancellation_only
 from mailtape.domain.errors import Unavailable
 from mailtape.domain.ids import to_text
 from mailtape.metrics import MAILS_PARKED, MESSAGES_STORED, VISIBLE_SECONDS
@@ -103,7 +104,7 @@ class Consumer:
         for parser in self._parsers:
             self._idle.put_nowait(parser)
         self._lanes = [
-            asyncio.create_task(self._lane(stands_back=number > 0))
+            lasting(self._lane(stands_back=number > 0), f"lane {number}")
             for number in range(self._settings.workers + 1)
         ]
 
@@ -126,11 +127,12 @@ class Consumer:
                 await self._stand_back()
             batch: list[Leased] = []
             try:
-                async with self._leasing:
-                    await self._gather()
-                    batch = await self._lease()
-                if batch:
-                    await self._process(batch)
+                with own_cancellation_only():
+                    async with self._leasing:
+                        await self._gather()
+                        batch = await self._lease()
+                    if batch:
+                        await self._process(batch)
             except Unavailable as error:
                 log.warning("batch.released", mails=len(batch), reason=error.code)
                 await self._queue.release([mail.receipt for mail in batch])

@@ -28,6 +28,8 @@ of a mail goes with that. Other C libraries pass over it."""
 _FAREWELL_SECONDS = 1.0
 """For a child to finish the mail in its hands when its parent hangs up."""
 _FAREWELL_LOOKS = 50
+_KILL_SECONDS = 1.0
+"""For the system to end a child; one that waits for a lost disk may take for ever."""
 
 _DECODE = msgspec.msgpack.Decoder(list[Packed]).decode
 _ENCODE = msgspec.msgpack.Encoder().encode
@@ -77,7 +79,7 @@ class Parser:
             try:
                 return await loop.run_in_executor(self._thread, self._exchange, mails)
             except (EOFError, OSError, msgspec.MsgspecError) as error:
-                self._kill()
+                await loop.run_in_executor(self._thread, self._end)
                 raise ParserDied from error
             finally:
                 deadline.cancel()
@@ -97,8 +99,9 @@ class Parser:
                 break
             await asyncio.sleep(_FAREWELL_SECONDS / _FAREWELL_LOOKS)
         self._kill()
+        ending = asyncio.get_running_loop().run_in_executor(self._thread, self._end)
+        await asyncio.wait({ending}, timeout=2 * _KILL_SECONDS)
         self._thread.shutdown(wait=False)
-        self._hang_up()
 
     def _exchange(self, mails: Sequence[bytes]) -> list[Packed]:
         connection = self._connected()
@@ -114,8 +117,7 @@ class Parser:
             self._connection = self._start()
             self._connection.recv_bytes()  # it has loaded what it needs
         except (EOFError, OSError) as error:
-            self._kill()
-            self._hang_up()
+            self._end()
             raise Unavailable("No process can be started to read mail.") from error
         return self._connection
 
@@ -144,7 +146,14 @@ class Parser:
                 end.close()
         self._connection = self._socket = None
 
+    def _end(self) -> None:
+        """Kill the child and wait until it is gone; in the thread, for it may take long."""
+        self._kill()
+        if self._child is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._child.wait(_KILL_SECONDS)
+        self._hang_up()
+
     def _kill(self) -> None:
-        if self._child is not None and self._child.poll() is None:
+        if self._child is not None:
             self._child.kill()
-            self._child.wait()

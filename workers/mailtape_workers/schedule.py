@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
+from mailtape.background import own_cancellation_only
 from mailtape.domain.errors import Unavailable
 
 log = structlog.get_logger(__name__)
@@ -18,7 +19,8 @@ async def every(seconds: float, name: str, job: Callable[[], Awaitable[int]]) ->
     """
     while True:
         try:
-            done = await job()
+            with own_cancellation_only():
+                done = await job()
         except Unavailable as error:
             log.warning("job.put_off", job=name, reason=error.message)
         except Exception:

@@ -1,11 +1,11 @@
 """The listener of HTTP, for whatever application is served there."""
 
-import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+from mailtape.background import lasting
 from mailtape.http_server import HttpBounds, HttpServer
 from mailtape.settings import Settings
 
@@ -29,7 +29,7 @@ async def serving(
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=settings.drain_timeout_seconds,
     )
-    serving = asyncio.create_task(server.serve(sockets=[listening]))
+    serving = lasting(server.serve(sockets=[listening]), "http")
     await server.ready.wait()
     try:
         yield server

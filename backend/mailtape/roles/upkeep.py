@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
+from mailtape.background import lasting
 from mailtape_workers.schedule import every
 
 _LAST_SECONDS = 0.5
@@ -25,7 +26,7 @@ async def doing(
     jobs: Sequence[Job], *, at_the_end: Sequence[Callable[[], Awaitable[int]]] = ()
 ) -> AsyncIterator[None]:
     """Do these for as long as the context lasts, and the last ones if they are done at once."""
-    tasks = [asyncio.create_task(every(*job)) for job in jobs]
+    tasks = [lasting(every(*job), job.name) for job in jobs]
     try:
         yield
     finally:

@@ -16,7 +16,7 @@ from mailtape.ports.queue import Queue
 from mailtape.rows import receipts
 from mailtape.rows.database import Database
 from mailtape.services import intake
-from mailtape.services.quota import Judged, Quota
+from mailtape.services.quota import Judged, Quota, unasked
 
 ACCEPTED = "accepted"
 _ROOM_SECONDS = 60
@@ -120,11 +120,14 @@ async def _keep(
     mail_from = address.reverse_path(submission.sender, smtputf8=True)
     judged: list[Judged | None] = []
     taken: list[Judged] = []
+    blind = False
     for given in submission.addresses:
-        each = await _judge(quota, given, transaction, octets, taken)
+        each = await _judge(quota, given, transaction, octets, taken, blind=blind)
         judged.append(each)
-        if each is not None and each.decision.accepted:
-            taken.append(each)
+        if each is not None:
+            blind = blind or each.blind
+            if each.decision.accepted:
+                taken.append(each)
     statuses = tuple(map(_status, submission.addresses, judged))
     if not taken:
         if any(each and each.decision.reason is Reason.CANNOT_DECIDE for each in judged):
@@ -179,13 +182,21 @@ def _used_up(decision: Decision, limits: Limits) -> TooMany:
 
 
 async def _judge(
-    quota: Quota, given: str, transaction: str, octets: int, taken: Sequence[Judged]
+    quota: Quota,
+    given: str,
+    transaction: str,
+    octets: int,
+    taken: Sequence[Judged],
+    *,
+    blind: bool,
 ) -> Judged | None:
     """Judge a recipient; None for what is no address."""
     try:
         recipient = address.mailbox(given, smtputf8=True)
     except Refused:
         return None
+    if blind:
+        return unasked(recipient)
     return await quota.recipient(recipient, transaction=transaction, octets=octets, taken=taken)
 
 

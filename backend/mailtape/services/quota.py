@@ -8,7 +8,7 @@ at LMTP, an id of our own at the other doors. The daemon is told which queue id 
 and the counters join the two, so that a mail that passes both is reserved and counted once.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
@@ -23,6 +23,7 @@ from mailtape.domain.ids import OrganisationId
 from mailtape.domain.quota import UNLIMITED, Decision, Reason, Verdict
 from mailtape.domain.tier import NO_LIMITS, Limits
 from mailtape.ports.counters import Counters, Key
+from mailtape.services.deadline import within_seconds
 from mailtape.services.recipients import Destination, Recipients, Suspended
 from mailtape.services.refusals import Refusals
 
@@ -30,6 +31,8 @@ log = structlog.get_logger(__name__)
 
 _TRACE_OCTETS = 1024
 """More than Postfix's Received field takes, and too little to be worth smuggling in."""
+_BOOKING_SECONDS = 10.0
+"""For what a reply does not depend on: a relay that waits for it too long sends the mail again."""
 _SUSPENDED = Decision(Verdict.NEVER, Reason.ORGANISATION_SUSPENDED)
 _CANNOT_DECIDE = Decision(Verdict.LATER, Reason.CANNOT_DECIDE)
 _ORGANISATIONS = Decision(Verdict.LATER, Reason.ORGANISATIONS)
@@ -52,6 +55,14 @@ class Judged(NamedTuple):
     recipient: str
     decision: Decision
     destination: Destination | None
+    blind: bool = False
+    """Whether what would tell does not answer. It will not of the next recipient either, and takes
+    seconds to show it: a door asks about no more of the same mail."""
+
+
+def unasked(address: str) -> Judged:
+    """Answer for a recipient that is not asked about, for one before it found nobody to tell."""
+    return Judged(address, _CANNOT_DECIDE, None, blind=True)
 
 
 class Quota:
@@ -103,7 +114,7 @@ class Quota:
             return Judged(address, _SUSPENDED, None)
         except Unavailable as error:
             log.warning("quota.cannot_decide", why=str(error))
-            return Judged(address, _CANNOT_DECIDE, None)
+            return Judged(address, _CANNOT_DECIDE, None, blind=True)
         except Exception:
             log.exception("quota.failed")
             return Judged(address, _CANNOT_DECIDE, None)
@@ -115,26 +126,36 @@ class Quota:
 
         A relay has added its trace (RFC 5321, section 4.4) after it asked about the size: what was
         promised then must not be refused for that now. What is held is the true size all the same.
+
+        After the first that cannot be told, none that is counted is asked about.
         """
-        return [await self._received(each, transaction, octets, relayed=relayed) for each in judged]
+        decisions: list[Decision] = []
+        blind = False
+        for each in judged:
+            decision = await self._received(each, transaction, octets, relayed=relayed, blind=blind)
+            blind = blind or decision.reason is Reason.CANNOT_DECIDE
+            decisions.append(decision)
+        return decisions
 
     async def commit(self, transaction: str, judged: Sequence[Judged], octets: int) -> None:
         """Count a mail for these recipients: it is safe, and its sender hears so in any case."""
+
+        def commit(organisation_id: OrganisationId, keys: Sequence[Key]) -> Awaitable[None]:
+            return self._counters.commit(organisation_id, keys, octets, self._clock())
+
         try:
-            for organisation_id, keys in self._counted(transaction, judged):
-                await self._counters.commit(organisation_id, keys, octets, self._clock())
-        except Unavailable as error:  # its rows will count it; the rest would only keep the sender
+            await self._book(transaction, judged, commit)
+        except (Unavailable, TimeoutError) as error:  # its rows will count it
             log.warning("quota.mail_not_counted", why=str(error))
         except Exception:
             log.exception("quota.mail_not_counted")
 
     async def release(self, transaction: str, judged: Sequence[Judged]) -> None:
         """Give back what was held for these recipients: no mail of theirs will come."""
-        for organisation_id, keys in self._counted(transaction, judged):
-            try:
-                await self._counters.release(organisation_id, keys)
-            except Unavailable:  # it runs out by itself, and whoever asks has an answer to give
-                log.warning("quota.not_released")
+        try:
+            await self._book(transaction, judged, self._counters.release)
+        except (Unavailable, TimeoutError):  # it runs out, and whoever asks has an answer to give
+            log.warning("quota.not_released")
 
     async def queued(self, instance: str, queue_id: str) -> None:
         """Remember which queue id Postfix gave to a transaction."""
@@ -178,16 +199,17 @@ class Quota:
         )
 
     async def _received(
-        self, judged: Judged, transaction: str, octets: int, *, relayed: bool
+        self, judged: Judged, transaction: str, octets: int, *, relayed: bool, blind: bool
     ) -> Decision:
         destination = judged.destination
         if destination is None:
             return judged.decision
-        try:
-            decision = await self._fits(destination, transaction, octets, relayed=relayed)
-        except Unavailable as error:
-            log.warning("quota.cannot_decide", why=str(error))
-            decision = _CANNOT_DECIDE
+        decision = _CANNOT_DECIDE
+        if not blind or destination.limits == NO_LIMITS:
+            try:
+                decision = await self._fits(destination, transaction, octets, relayed=relayed)
+            except Unavailable as error:
+                log.warning("quota.cannot_decide", why=str(error))
         self._note(destination.delivery, decision)
         return decision
 
@@ -196,6 +218,25 @@ class Quota:
             self._refusals.note(
                 delivery.organisation_id, delivery.mailbox, decision.reason, self._clock()
             )
+
+    async def _book(
+        self,
+        transaction: str,
+        judged: Sequence[Judged],
+        book: Callable[[OrganisationId, Sequence[Key]], Awaitable[None]],
+    ) -> None:
+        """Do it for each organisation, within bounds.
+
+        Raises:
+            Unavailable: it could not be done for one; the next would only wait as long.
+            TimeoutError: they were too many.
+        """
+
+        async def each() -> None:
+            for organisation_id, keys in self._counted(transaction, judged):
+                await book(organisation_id, keys)
+
+        await within_seconds(_BOOKING_SECONDS, each())
 
     def _counted(
         self, transaction: str, judged: Sequence[Judged]

@@ -7,7 +7,8 @@ off may or may not have arrived, and what was delivered is delivered anew.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from typing import Any
 
 import aio_pika
 import aiormq
@@ -18,7 +19,10 @@ from aio_pika.exceptions import (
     DeliveryError,
     PublishError,
 )
+from aiormq.connection import TCPTransportFactory, TLSTransportFactory, TransportFactory
+from yarl import URL
 
+from mailtape.background import lasting, own_cancellation_only
 from mailtape.domain.errors import Conflict, MailtapeError, StoreFull, Unavailable
 
 log = structlog.get_logger(__name__)
@@ -39,6 +43,38 @@ ANSWER_SECONDS = 5.0
 """For a question to the broker; as long as whoever asks for the health of a process waits."""
 
 
+class BrokerConnection(aio_pika.Connection):
+    """A connection of the driver that can be cut.
+
+    The driver's own way to close one waits until the broker has read all that was written.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._wire = _Wire()
+        self.kwargs["transport_factory"] = self._wire
+
+    def cut(self) -> None:
+        """Have it closed, whatever is unsaid."""
+        if self._wire.transport is not None:
+            self._wire.transport.abort()
+
+
+class _Wire(TransportFactory):
+    """Connects as the driver does, and remembers by what."""
+
+    def __init__(self) -> None:
+        self.transport: asyncio.WriteTransport | None = None
+
+    async def create(
+        self, url: URL, **kwargs: Any
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        factory = TLSTransportFactory() if url.scheme == "amqps" else TCPTransportFactory()
+        reader, writer = await factory.create(url, **kwargs)
+        self.transport = writer.transport
+        return reader, writer
+
+
 class RabbitLink:
     """One connection with one channel of its own, for one purpose."""
 
@@ -49,7 +85,7 @@ class RabbitLink:
         self._purpose = purpose
         self._opens = opens
         self._lost = lost
-        self._connection: AbstractConnection | None = None
+        self._connection: BrokerConnection | None = None
         self._channel: AbstractChannel | None = None
         self._broken = asyncio.Event()
         self._keeping: asyncio.Task[None] | None = None
@@ -80,7 +116,7 @@ class RabbitLink:
             Conflict: what is declared at the broker is another queue than ours.
         """
         if self._keeping is None:
-            self._keeping = asyncio.create_task(self._keep(), name=f"rabbitmq {self._purpose}")
+            self._keeping = lasting(self._keep(), f"rabbitmq {self._purpose}")
         await self._tried.wait()
         if self._conflict is not None:
             raise self._conflict
@@ -115,8 +151,10 @@ class RabbitLink:
                 # A bug of ours, or of the driver: the next connection may still work.
                 log.exception("rabbitmq.failed", purpose=self._purpose)
             finally:
-                await self._disconnect()
-                self._tried.set()
+                try:
+                    await self._disconnect()
+                finally:  # whoever starts waits for it
+                    self._tried.set()
             await asyncio.sleep(_RECONNECT_SECONDS)
 
     async def _connect(self) -> None:
@@ -157,7 +195,7 @@ async def check_address(url: str) -> None:
     aiormq.Connection(url)
 
 
-async def connect(url: str, purpose: str) -> AbstractConnection:
+async def connect(url: str, purpose: str) -> BrokerConnection:
     """Open a connection that breaks when it breaks; call it within `broker_errors`.
 
     Raises:
@@ -169,16 +207,22 @@ async def connect(url: str, purpose: str) -> AbstractConnection:
             timeout=_CONNECT_SECONDS,
             heartbeat=_HEARTBEAT_SECONDS,
             client_properties={"connection_name": f"mailtape {purpose}"},
+            connection_class=BrokerConnection,
         )
     except ValueError:  # whose words, and whose traceback, may hold parts of the address
         raise Unavailable("RABBITMQ_URL cannot be used.") from None
 
 
-async def disconnect(connection: AbstractConnection) -> None:
-    """Close a connection, whatever state it is in."""
-    with suppress(*CONNECTION_EXCEPTIONS, TimeoutError):
-        async with asyncio.timeout(_CLOSE_SECONDS):
-            await connection.close()
+async def disconnect(connection: BrokerConnection) -> None:
+    """Close a connection, whatever state it is in; cut it when that takes too long."""
+    # A task: the driver goes on to wait when it is cancelled.
+    closing = asyncio.create_task(connection.close())
+    try:
+        await asyncio.wait({closing}, timeout=_CLOSE_SECONDS)
+    finally:
+        if not closing.done():
+            connection.cut()
+        await asyncio.gather(closing, return_exceptions=True)
 
 
 @contextmanager
@@ -190,16 +234,12 @@ def broker_errors() -> Iterator[None]:
         Unavailable: all else.
     """
     try:
-        yield
+        # The driver ends what waits on a connection that died by cancelling it.
+        with own_cancellation_only():
+            yield
     except PublishError as error:  # it would have been confirmed all the same, and kept nowhere
         raise Unavailable("There is no such queue.", code=UNROUTED) from error
     except DeliveryError as error:
         raise StoreFull("The queue is full.") from error
     except (*CONNECTION_EXCEPTIONS, TimeoutError) as error:
-        raise Unavailable("The queue is not available.") from error
-    except asyncio.CancelledError as error:
-        # The driver ends what waits on a connection that died by cancelling it; we were not.
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
-            raise
         raise Unavailable("The queue is not available.") from error

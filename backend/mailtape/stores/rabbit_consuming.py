@@ -23,6 +23,7 @@ from aio_pika.abc import (
 from aiormq import Channel, spec
 from aiormq.abc import ChannelFrame, DeliveredMessage
 
+from mailtape.background import lasting
 from mailtape.domain.errors import Unavailable
 from mailtape.domain.ids import IngestId
 from mailtape.stores.rabbit_connection import ANSWER_SECONDS, RabbitLink, broker_errors
@@ -76,7 +77,7 @@ class RabbitConsuming:
     async def start(self) -> None:
         """Begin to be delivered to; see `RabbitLink.start`."""
         if self._watching is None:
-            self._watching = asyncio.create_task(self._watch())
+            self._watching = lasting(self._watch(), "rabbitmq late mail")
         await self._link.start()
 
     async def close(self) -> None:

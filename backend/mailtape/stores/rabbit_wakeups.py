@@ -14,6 +14,7 @@ from collections.abc import Callable
 from aio_pika import DeliveryMode, Message
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
 
+from mailtape.background import lasting
 from mailtape.domain.errors import Unavailable
 from mailtape.domain.ids import OrganisationId
 from mailtape.stores.rabbit_connection import ANSWER_SECONDS, RabbitLink, broker_errors
@@ -56,7 +57,7 @@ class RabbitWakeups:
         """Connect, or keep trying to; then wake everybody."""
         await self._link.start()
         self._say_all()
-        self._saying = asyncio.create_task(self._say(), name="rabbitmq announcements")
+        self._saying = lasting(self._say(), "rabbitmq announcements")
 
     async def close(self) -> None:
         """Say what is left to say, for as long as a question may take, and leave."""
@@ -130,8 +131,8 @@ class RabbitWakeups:
         self._all_waits = False
         self._anything.clear()
         try:
-            exchange = await channel.get_exchange(self._exchange, ensure=False)
             with broker_errors():
+                exchange = await channel.get_exchange(self._exchange, ensure=False)
                 async with asyncio.timeout(ANSWER_SECONDS):
                     await exchange.publish(
                         Message(

@@ -30,6 +30,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
+from mailtape.background import lasting, own_cancellation_only
 from mailtape.domain.errors import Unavailable
 
 log = structlog.get_logger(__name__)
@@ -156,15 +157,17 @@ class RedisConnection:
         self._failed_at = time.monotonic()
         if self._failures >= _BORNE and self._probing is None:
             log.warning("redis.left_alone", error=type(error).__name__)
-            self._probing = asyncio.create_task(self._probe())
+            self._probing = lasting(self._probe(), "redis probe")
 
     async def _probe(self) -> None:
         """Try a write each second: a replica and a full server would answer a mere ping."""
         while True:
             await asyncio.sleep(PROBE_SECONDS)
             try:
-                await self._send([("SET", _PROBE, "1", "PX", "1000")])
-            except (RedisError, OSError, TimeoutError):
+                with own_cancellation_only():
+                    await self._send([("SET", _PROBE, "1", "PX", "1000")])
+            except Exception as error:  # noqa: BLE001 - whatever it is, it does not work yet
+                log.debug("redis.still_left_alone", error=type(error).__name__)
                 continue
             break
         self._failures = 0

@@ -2,13 +2,19 @@
 
 from datetime import datetime
 
+import pytest
 from structlog.testing import capture_logs
 
+import mysql
 from installation import Installation
+from mailtape.domain.errors import Unavailable
+from mailtape.rows.mysql_database import mysql_url
 from mailtape.services.ingest import Submission, ingest
 from mailtape.services.quota import Quota
 from mailtape.services.refusals import Refusals
+from mailtape.stores.shared_sql_counters import SharedSqlCounters
 from mailtape.stores.sql_counters import SqlCounters
+from processes import free_ports
 
 
 async def test_a_mail_that_is_kept_is_accepted_though_it_cannot_be_counted(
@@ -75,3 +81,31 @@ async def test_a_mail_goes_to_so_many_organisations_and_no_more(
     assert len(leased.envelope.deliveries) == 3
     used = await counters.usage(crest, installation.clock())
     assert (used.emails, used.reserved_emails) == (0, 0)
+
+
+async def test_after_the_first_recipient_that_cannot_be_told_no_other_is_asked_about(
+    installation: Installation,
+) -> None:
+    """Where the counters do not answer, that takes seconds each time."""
+    parts = installation.parts
+    acme = await installation.an_organisation("acme", "free")
+    addresses = tuple(f"qa{number}@acme.mail.example.com" for number in range(5))
+    async with mysql.opened(
+        mysql_url(
+            host="127.0.0.1", port=free_ports(1)[0], user="nobody", password=None, name="none"
+        )
+    ) as nobody:
+        counters = SharedSqlCounters(nobody)
+        quota = Quota(parts.recipients, counters, Refusals(), installation.clock)
+        with capture_logs() as logs, pytest.raises(Unavailable):
+            await ingest(
+                parts.queue,
+                quota,
+                parts.database,
+                Submission(b"Subject: a\r\n\r\n", "", addresses, "192.0.2.1"),
+                organisation_id=acme,
+                idempotency_key="",
+                now=installation.clock(),
+            )
+
+    assert [line["event"] for line in logs].count("quota.cannot_decide") == 1

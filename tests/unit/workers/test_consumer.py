@@ -6,6 +6,7 @@ import signal
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, closing, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,13 @@ from mailtape.domain.message import Content
 from mailtape.domain.query import MessageQuery
 from mailtape.mime.pack import unpack_bytes, unpack_content
 from mailtape.ports.bodies import BodyKey
+from mailtape.ports.queue import Leased
 from mailtape.rows import messages
 from mailtape.rows.database import Session
 from mailtape.rows.messages import Listed, Message
 from mailtape.services.wakeups import Wakeups
 from mailtape.settings import read_settings
+from mailtape.stores.sqlite_queue import SqliteQueue
 from mailtape_workers.consumer import Consumer, ConsumerSettings
 from mailtape_workers.parsers import ParserSettings
 from unit.workers.conftest import House
@@ -263,6 +266,35 @@ async def test_goes_on_after_the_queue_could_not_be_read(house: House, tmp_path:
                 [message] = await _until_stored(house, wakeups, 1)
 
     assert message.subject == "patient"
+
+
+class CutOff:
+    """The real queue, of which the first leases end as on a connection that dies."""
+
+    def __init__(self, queue: SqliteQueue, leases: int) -> None:
+        self.queue = queue
+        self.leases = leases
+
+    async def lease(self, mails: int, octets: int) -> list[Leased]:
+        self.leases -= 1
+        if self.leases >= 0:
+            raise asyncio.CancelledError
+        return await self.queue.lease(mails, octets)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.queue, name)
+
+
+async def test_a_lane_goes_on_after_its_lease_was_cancelled_by_another(house: House) -> None:
+    queue: Any = CutOff(house.stores.queue, leases=5)
+    cut_off = replace(house, stores=replace(house.stores, queue=queue))
+    await _put(house, _mail("patient"))
+
+    async with _consuming(cut_off) as (_, wakeups):
+        [message] = await _until_stored(house, wakeups, 1)
+
+    assert message.subject == "patient"
+    assert queue.leases < 0
 
 
 async def test_a_mail_to_very_many_is_stored_whole_and_numbered_without_holes(

@@ -5,6 +5,8 @@ import contextlib
 import os
 import resource
 import signal
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -126,3 +128,33 @@ async def test_hung_children_are_ended_together_and_the_loop_goes_on() -> None:
 
     assert ticks > 5
     assert not any(Path(f"/proc/{parser.pid}").exists() for parser in parsers)
+
+
+async def test_a_child_that_the_system_is_slow_to_end_does_not_stop_the_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As one that waits for a disk that has gone away."""
+    wait = subprocess.Popen.wait
+
+    def late(child: subprocess.Popen[bytes], timeout: float | None = None) -> int:
+        time.sleep(0.5)
+        return wait(child, timeout)
+
+    parser = Parser(ParserSettings())
+    await parser.start()
+    parser._settings = ParserSettings(deadline_seconds=0.1)
+    monkeypatch.setattr(subprocess.Popen, "wait", late)
+    assert parser.pid is not None
+    os.kill(parser.pid, signal.SIGSTOP)
+    understanding = asyncio.create_task(parser.understand([RAW]))
+    longest = 0.0
+    while not understanding.done():
+        before = time.monotonic()
+        await asyncio.sleep(0.01)
+        longest = max(longest, time.monotonic() - before)
+
+    with pytest.raises(ParserDied):
+        await understanding
+    assert longest < 0.4
+    monkeypatch.undo()
+    await parser.close()
