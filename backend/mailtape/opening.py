@@ -70,7 +70,7 @@ class Counting:
     look: Upkeep | None = None
     """Looks what mail is stored by now, without which nothing is taken off; every few seconds."""
     tend: Upkeep | None = None
-    """Notices that they were emptied, every second."""
+    """Notices that they were lost, twice a second."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,7 +80,7 @@ async def opened(kind: str, installation: Installation) -> AsyncIterator[Callabl
             several: list[RedisCounters] = []
 
             def open_() -> Counters:
-                several.append(RedisCounters(redis, database, prefix))
+                several.append(RedisCounters(redis, database, prefix, seconds_for_others=0))
                 if kind == "redis":
                     return several[-1]
                 return StandbyCounters(several[-1], SharedSqlCounters(database), redis)

@@ -5,7 +5,7 @@ import random
 import secrets
 import shutil
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -28,11 +28,12 @@ from mailtape.domain.ids import OrganisationId
 from mailtape.domain.quota import Decision, Reason, Request, Usage, decide
 from mailtape.domain.tier import NO_LIMITS, Limits
 from mailtape.ports.counters import Counters, Key
+from mailtape.roles.jobs import TEND_SECONDS
 from mailtape.rows import messages
 from mailtape.rows.database import Database, Session
 from mailtape.settings import read_settings
 from mailtape.stores.redis_connection import SECONDS, RedisConnection
-from mailtape.stores.redis_counters import RedisCounters
+from mailtape.stores.redis_counters import OTHERS_SECONDS, RedisCounters
 from mailtape.stores.shared_sql_counters import SharedSqlCounters
 from mailtape.stores.standby_counters import StandbyCounters
 from postroom import QA, a_mail, deliver
@@ -45,7 +46,7 @@ T = TypeVar("T")
 
 LIMIT = 100
 A_HUNDRED = Limits(emails_per_month=LIMIT)
-A_COMMIT_IS_STORED = timedelta(minutes=2)
+THE_ROWS_HOLD = timedelta(minutes=50)
 """After this the rows tell of a commit, and need not hold it for a Redis that forgets."""
 NOON = datetime(2026, 11, 15, 12, tzinfo=UTC)
 
@@ -77,21 +78,30 @@ class Fleet:
     connections: list[RedisConnection]
 
     def a_process(
-        self, *, patience: float = 10.0, database: Database | None = None
+        self,
+        *,
+        patience: float = 10.0,
+        database: Database | None = None,
+        seconds_for_others: float = 0,
     ) -> RedisCounters:
         """Start counters with a connection of their own, which waits so long for answers.
 
-        Longer than the product's, unless time is what is shown: the machine may be loaded.
+        Longer than the product's, unless time is what is shown: the machine may be loaded. Nor does
+        one that finds Redis emptied wait for others, unless that is what is shown.
         """
         connection = RedisConnection(self.instance.variables()["REDIS_URL"], seconds=patience)
-        counters = RedisCounters(connection, database or self.installation.parts.database)
+        counters = RedisCounters(
+            connection,
+            database or self.installation.parts.database,
+            seconds_for_others=seconds_for_others,
+        )
         self.connections.append(connection)
         self.processes.append(counters)
         return counters
 
-    def with_standby(self) -> StandbyCounters:
+    def with_standby(self, *, seconds_for_others: float = 0) -> StandbyCounters:
         """Start counters that go over to the rows."""
-        counters = self.a_process(patience=SECONDS)
+        counters = self.a_process(patience=SECONDS, seconds_for_others=seconds_for_others)
         rows = SharedSqlCounters(self.installation.parts.database)
         return StandbyCounters(counters, rows, self.connections[-1])
 
@@ -275,7 +285,7 @@ async def test_exactly_the_limit_is_granted_though_redis_is_emptied_again_and_ag
 async def test_two_busy_processes_grant_no_more_between_them_when_redis_is_emptied(
     fleet: Fleet, chance: random.Random
 ) -> None:
-    processes = [fleet.a_process() for _ in range(2)]
+    processes = [fleet.a_process(seconds_for_others=0.1) for _ in range(2)]
     for run in range(20):
         acme = await fleet.installation.an_organisation(f"acme-{run}")
 
@@ -291,11 +301,8 @@ async def test_two_busy_processes_grant_no_more_between_them_when_redis_is_empti
             for start in range(0, len(keys), 10):
                 if start == len(keys) - 10:
                     await emptied.wait()  # both are busy then, however fast they are
-                answers = (
-                    _accepted(counters.reserve(acme, A_HUNDRED, key, 1, fleet.now()))
-                    for key in keys[start : start + 10]
-                )
-                granted += sum(await asyncio.gather(*answers))
+                some = keys[start : start + 10]
+                granted += await _granted(counters, acme, some, fleet.now())
             return granted
 
         asked = [
@@ -340,6 +347,120 @@ async def test_what_was_committed_and_is_on_its_way_counts_after_redis_forgot(
     ]
     assert sum(granted) == 40
     assert await _accepted(counters.reserve(fleet.acme, A_HUNDRED, _keys(1)[0], 1, fleet.now()))
+
+
+async def test_what_an_idle_process_granted_counts_for_whoever_finds_redis_emptied(
+    fleet: Fleet,
+) -> None:
+    await fleet.a_process().usage(fleet.acme, fleet.now())  # it is not empty at first
+    idle, busy = (fleet.a_process(seconds_for_others=OTHERS_SECONDS) for _ in range(2))
+    upkeep = [asyncio.create_task(_tended(each, fleet)) for each in (idle, busy)]
+    others = [await fleet.installation.an_organisation(f"acme-{run}") for run in range(5)]
+    for acme in others:
+        assert await _granted(idle, acme, _keys(60, acme.hex()), fleet.now()) == 60
+    fleet.server.flushall()
+
+    counted = await asyncio.gather(
+        *(_granted(busy, acme, _keys(100, f"{acme.hex()}-busy"), fleet.now()) for acme in others)
+    )
+
+    assert counted == [40] * len(others)
+    for task in upkeep:
+        task.cancel()
+
+
+async def _tended(counters: RedisCounters, fleet: Fleet) -> None:
+    while True:
+        await counters.tend(fleet.now())
+        await asyncio.sleep(TEND_SECONDS)
+
+
+async def _granted(
+    counters: Counters, acme: OrganisationId, keys: Sequence[Key], now: datetime
+) -> int:
+    """Ask about these at once, each again until it is told; give how many are granted."""
+
+    async def ask(key: Key) -> bool:
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                return (await counters.reserve(acme, A_HUNDRED, key, 1, now)).accepted
+            except Unavailable:
+                assert time.monotonic() < deadline, "never told"
+                await asyncio.sleep(0.1)
+
+    return sum(await asyncio.gather(*map(ask, keys)))
+
+
+async def test_while_the_others_tell_what_is_held_is_answered_and_no_more_is_granted(
+    fleet: Fleet,
+) -> None:
+    (held, new), now = _keys(2), fleet.now()
+    counters = fleet.with_standby(seconds_for_others=0.5)
+    rows = SharedSqlCounters(fleet.installation.parts.database)
+    await rows.reserve(fleet.acme, A_HUNDRED, held, 10, now)
+
+    begun = time.monotonic()
+    assert (await counters.reserve(fleet.acme, A_HUNDRED, held, 10, now)).accepted
+    assert (await counters.fits(fleet.acme, A_HUNDRED, held, 20, now)).accepted
+    for ask in (counters.reserve, counters.fits):
+        with pytest.raises(Unavailable):
+            await ask(fleet.acme, A_HUNDRED, new, 10, now)
+    await counters.commit(fleet.acme, [held], 20, now)
+    assert (await counters.usage(fleet.acme, now)).emails == 1
+    assert await _granted(counters, fleet.acme, [new], now) == 1
+    assert 0.5 <= time.monotonic() - begun < 2
+    await counters.close()
+
+
+@pytest.mark.parametrize("another_first", [True, False])
+async def test_a_redis_that_comes_back_as_it_was_before_forgets_no_grant(
+    fleet: Fleet, *, another_first: bool
+) -> None:
+    """Ten were on its disk; ninety more were granted when it died, half of them by an idle one."""
+    counters, idle = fleet.a_process(), fleet.a_process()
+    assert await _granted(counters, fleet.acme, _keys(10), fleet.now()) == 10
+    fleet.server.config_set("appendonly", "no")
+    assert await _granted(counters, fleet.acme, _keys(45, "more"), fleet.now()) == 45
+    assert await _granted(idle, fleet.acme, _keys(45, "idle"), fleet.now()) == 45
+    fleet.instance.kill("redis")
+    fleet.instance.start("redis")
+    assert fleet.server.zcard(fleet.key("reserved")) == 10, "as it was before"
+
+    if another_first:
+        await _told(lambda: counters.usage(OrganisationId(bytes(16)), fleet.now()))
+    usage = await _told(lambda: counters.usage(fleet.acme, fleet.now()))
+    assert usage.reserved_emails == 55
+    await _told(lambda: idle.tend(fleet.now()))
+
+    assert await _granted(counters, fleet.acme, _keys(90, "after"), fleet.now()) == 0
+    usage = await idle.usage(fleet.acme, fleet.now())
+    assert usage.reserved_emails == LIMIT
+
+
+async def test_what_waits_to_be_stored_counts_whenever_redis_forgets_it(fleet: Fleet) -> None:
+    """The workers are down for hours; then half of it is stored, then all, with one hanging."""
+    counters, now = fleet.a_process(), fleet.now()
+    keys = _keys(LIMIT)
+    await _granted(counters, fleet.acme, keys, now)
+    for key in keys:
+        await counters.commit(fleet.acme, [key], 1, now)
+    for hours in (1, 5):
+        later = now + timedelta(hours=hours)
+        await counters.reconcile(later, stored=now - timedelta(minutes=1))
+        fleet.server.flushall()
+        assert await _granted(counters, fleet.acme, _keys(20, hours), later) == 0
+        assert (await counters.usage(fleet.acme, later)).emails == LIMIT
+
+    for key in keys[:50]:
+        await deliver(fleet.installation, fleet.acme, transaction=key[0])
+    fleet.server.flushall()
+    assert (await counters.usage(fleet.acme, later)).emails == LIMIT
+    assert (await counters.usage(fleet.acme, later + timedelta(minutes=2))).reserved_emails == 0
+
+    await counters.reconcile(later, stored=later)
+    fleet.server.flushall()
+    assert await _counted(counters, fleet) == (50, 50 * len(a_mail())), "half was never stored"
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -540,7 +661,7 @@ async def test_what_was_seen_of_counters_that_are_gone_is_no_word_on_new_ones(
 
     await counters.reconcile(later, stored=later)
 
-    assert await _counted(counters, fleet) == (3, 30)
+    assert await _counted(counters, fleet) == (5 + 3, 5 * 100 + 3 * 10)
 
 
 async def test_many_organisations_are_corrected_in_rounds_that_end_in_time(fleet: Fleet) -> None:
@@ -732,7 +853,7 @@ async def test_who_brings_holds_in_takes_none_away_that_changed_meanwhile(
             for key in keys:
                 await theirs.reserve(acme, NO_LIMITS, key, 1, now)
             committed = (theirs.commit(acme, [key], 1, now) for key in keys)
-            later = now + A_COMMIT_IS_STORED
+            later = now + THE_ROWS_HOLD
             await asyncio.gather(ours.bring_in(acme, now), ours.tend(later), *committed)
             await ours.bring_in(acme, now)
 
@@ -746,7 +867,7 @@ async def _hour_passes(fleet: Fleet) -> None:
     """Let the processes do what they put off, and Redis know no longer what was committed."""
     for counters in fleet.processes:
         with suppress(Unavailable):
-            await counters.tend(fleet.now() + A_COMMIT_IS_STORED)
+            await counters.tend(fleet.now() + THE_ROWS_HOLD)
     fleet.server.delete(fleet.key("committed"))
 
 
@@ -780,7 +901,7 @@ async def test_what_the_rows_held_counts_though_redis_forgets_it_before_it_is_st
     assert (await rows.usage(fleet.acme, fleet.now())).emails == 1, "who still asks there"
     fleet.server.flushall()
     assert await _counted(fleet.a_process(), fleet) == (1, 100)
-    await counters.tend(fleet.now() + A_COMMIT_IS_STORED)
+    await counters.tend(fleet.now() + THE_ROWS_HOLD)
 
     assert (await rows.usage(fleet.acme, fleet.now())).emails == 0, "no hour later counted anew"
     assert await _counted(counters, fleet) == (1, 100)
@@ -795,7 +916,7 @@ async def test_what_was_brought_in_is_brought_in_again_before_the_rows_let_it_go
     await counters.bring_in(fleet.acme, fleet.now())
     fleet.server.flushall()
 
-    await counters.tend(fleet.now() + A_COMMIT_IS_STORED)
+    await counters.tend(fleet.now() + THE_ROWS_HOLD)
 
     assert await _counted(counters, fleet) == (1, 100)
 
@@ -852,10 +973,10 @@ async def test_what_was_counted_goes_from_the_rows_when_they_can_be_written_agai
     assert await _counted(counters, fleet) == (1, 100)
 
     with pytest.raises(Unavailable):
-        await counters.tend(fleet.now() + A_COMMIT_IS_STORED)
+        await counters.tend(fleet.now() + THE_ROWS_HOLD)
     assert (await rows.usage(fleet.acme, fleet.now())).emails == 1, "held there still"
     broken.clear()
-    await counters.tend(fleet.now() + A_COMMIT_IS_STORED)
+    await counters.tend(fleet.now() + THE_ROWS_HOLD)
 
     assert (await rows.usage(fleet.acme, fleet.now())).emails == 0
     assert await _counted(counters, fleet) == (1, 100)
@@ -913,6 +1034,8 @@ async def test_mail_that_was_stored_before_redis_was_lost_counts_once(
     recover = await asyncio.to_thread(failure, fleet)
     usage = await _told(lambda: counters.usage(fleet.acme, fleet.now()))
     assert usage.emails + usage.reserved_emails == 30
+    usage = await counters.usage(fleet.acme, fleet.now() + timedelta(hours=5))
+    assert usage.emails == 30, "what nobody stores for hours counts still"
     for key in keys[10:20]:
         await deliver(fleet.installation, fleet.acme, transaction=key[0])
     granted = [

@@ -25,7 +25,7 @@ _TRIM_SECONDS = 30.0
 _FLUSH_SECONDS = 5.0
 _RECONCILE_SECONDS = 5.0
 _LOOK_SECONDS = 5.0
-_TEND_SECONDS = 1.0
+TEND_SECONDS = 0.5
 _SWEEP_SECONDS = 3600.0
 _TIDY_SECONDS = 60.0
 _FILES_SECONDS = 5.0
@@ -79,7 +79,7 @@ def of_counters(counting: Counting, clock: Callable[[], datetime]) -> list[Job]:
     due = (
         (_RECONCILE_SECONDS, "counters.reconcile", counting.reconcile),
         (_LOOK_SECONDS, "counters.look", counting.look),
-        (_TEND_SECONDS, "counters.tend", counting.tend),
+        (TEND_SECONDS, "counters.tend", counting.tend),
     )
     return [
         Job(seconds, name, partial(_at, upkeep, clock))

@@ -3,7 +3,7 @@
 Redis may forget; what this process told its askers must hold all the same.
 """
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -23,8 +23,9 @@ class Grant(NamedTuple):
     """The name that it is held under."""
     octets: int
     until_us: int
-    """A reservation runs out then; the rows tell of a committed mail by then."""
     committed: bool
+    at_us: int = 0
+    """When it was granted or committed."""
 
 
 class OwnGrants:
@@ -34,6 +35,8 @@ class OwnGrants:
         self._grants: OrderedDict[bytes, Grant] = OrderedDict()
         self._of: dict[OrganisationId, dict[bytes, Grant]] = {}
         """The same, for each organisation that has any."""
+        self._committed: deque[tuple[int, bytes]] = deque(maxlen=_MOST)
+        """When, and what; in that order."""
 
     def add(self, grants: Iterable[Grant], now_us: int) -> None:
         """Remember these, each over what was known of it; forget what has run out."""
@@ -41,6 +44,8 @@ class OwnGrants:
             self._forget(grant.digest)
             self._grants[grant.digest] = grant
             self._of.setdefault(grant.organisation_id, {})[grant.digest] = grant
+            if grant.committed:
+                self._committed.append((grant.at_us, grant.digest))
         while self._grants:
             oldest = next(iter(self._grants.values()))
             if oldest.until_us > now_us and len(self._grants) <= _MOST:
@@ -52,6 +57,14 @@ class OwnGrants:
         for digest in digests:
             grant = self._grants.get(digest)
             if grant is not None and not grant.committed:
+                self._forget(digest)
+
+    def settle(self, before_us: int) -> None:
+        """Forget what was committed before that: its mail is stored."""
+        while self._committed and self._committed[0][0] < before_us:
+            at_us, digest = self._committed.popleft()
+            grant = self._grants.get(digest)
+            if grant is not None and grant.committed and grant.at_us == at_us:
                 self._forget(digest)
 
     def of(self, organisation_id: OrganisationId, now_us: int) -> list[Grant]:

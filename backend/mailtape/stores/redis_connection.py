@@ -8,6 +8,8 @@ Promises:
   no memory, still loading, a wrong password.
 * After three failures in a row Redis is left alone, and calls fail at once, until a write that is
   tried each second succeeds.
+* Each connection is asked first whose it is, and `server` names that: one that was started again,
+  or has taken another's place, may answer from data of any age.
 
 A command that fails may have been carried out; callers make theirs repeatable.
 
@@ -18,6 +20,7 @@ over a call, in tasks, locks and timers, and calls are most of what a policy che
 import asyncio
 import contextlib
 import hashlib
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -41,6 +44,7 @@ _BORNE = 3
 """Failures in a row."""
 _CONNECTIONS = 8
 _PROBE = "mailtape:probe"
+_WHO = ("EVAL", "return redis.call('INFO', 'server')", 0)
 
 Argument: TypeAlias = str | bytes | int
 Answer: TypeAlias = Any
@@ -68,6 +72,10 @@ class Call:
     arguments: Sequence[Argument] = ()
 
 
+class _AnotherServer(Exception):
+    """Not the one that this was meant for; nothing was carried out."""
+
+
 class RedisConnection:
     """A few connections to one server, and whether it answers. Needs a running event loop."""
 
@@ -90,6 +98,8 @@ class RedisConnection:
         self._failures = 0
         self._failed_at = time.monotonic()
         self._probing: asyncio.Task[None] | None = None
+        self.server = ""
+        """The running server that was connected to last, by its `run_id`; nothing before that."""
 
     @property
     def available(self) -> bool:
@@ -101,23 +111,32 @@ class RedisConnection:
         """For how long every call has been answered; at most since the process started."""
         return 0.0 if self._probing is not None else time.monotonic() - self._failed_at
 
-    async def run(self, calls: Sequence[Call]) -> list[Answer]:
+    async def run(self, calls: Sequence[Call], *, server: str = "") -> list[Answer]:
         """Run scripts, sent together; one answer for each.
+
+        When a server is named, no other runs them: the answers are None then.
 
         Raises:
             Unavailable: some or all may have run.
         """
-        answers = await self.commands([_evalsha(call) for call in calls])
-        missing = [n for n, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
-        if missing:
-            texts = dict.fromkeys(calls[n].script.text for n in missing)
-            await self.commands([("SCRIPT", "LOAD", text) for text in texts])
-            again = await self.commands([_evalsha(calls[n]) for n in missing])
-            for n, answer in zip(missing, again, strict=True):
-                answers[n] = answer
+        try:
+            answers = await self.commands([_evalsha(call) for call in calls], server=server)
+            missing = [n for n, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+            if missing:
+                texts = dict.fromkeys(calls[n].script.text for n in missing)
+                await self.commands([("SCRIPT", "LOAD", text) for text in texts])
+                again = [_evalsha(calls[n]) for n in missing]
+                for n, answer in zip(
+                    missing, await self.commands(again, server=server), strict=True
+                ):
+                    answers[n] = answer
+        except _AnotherServer:
+            return [None] * len(calls)
         return answers
 
-    async def commands(self, commands: Sequence[Sequence[Argument]]) -> list[Answer]:
+    async def commands(
+        self, commands: Sequence[Sequence[Argument]], *, server: str = ""
+    ) -> list[Answer]:
         """Send commands together; one answer for each.
 
         Raises:
@@ -126,7 +145,7 @@ class RedisConnection:
         if self._probing is not None:
             raise Unavailable("The counters cannot be asked at the moment.")
         try:
-            answers = await self._send(commands)
+            answers = await self._send(commands, server)
         except (RedisError, OSError, TimeoutError) as error:
             self._failed(error)
             raise Unavailable("The counters cannot be asked at the moment.") from error
@@ -142,12 +161,16 @@ class RedisConnection:
         for connection in self._connections:
             await connection.disconnect()
 
-    async def _send(self, commands: Sequence[Sequence[Argument]]) -> list[Answer]:
+    async def _send(self, commands: Sequence[Sequence[Argument]], server: str = "") -> list[Answer]:
         async with asyncio.timeout(self._seconds) as deadline:
             connection = await self._idle.get()
             try:
                 if await _reconnected(connection):
                     deadline.reschedule(asyncio.get_running_loop().time() + self._seconds)
+                    (told,) = await _ask(connection, [_WHO])
+                    self.server = _run_id(told)
+                if server not in {"", self.server}:
+                    raise _AnotherServer
                 return await _ask(connection, commands)
             finally:
                 self._idle.put_nowait(connection)
@@ -202,6 +225,13 @@ async def _reconnected(connection: AbstractConnection) -> bool:
     return True
 
 
+def _run_id(told: bytes) -> str:
+    found = re.search(rb"^run_id:(\w+)", told, re.MULTILINE)
+    if found is None:
+        raise ResponseError("The server does not tell its run_id.")
+    return found[1].decode()
+
+
 async def _ask(
     connection: AbstractConnection, commands: Sequence[Sequence[Argument]]
 ) -> list[Answer]:
@@ -217,6 +247,7 @@ async def _ask(
         except ResponseError as error:
             refusal = refusal or error  # the other answers are read all the same
     if refusal is not None:
+        await connection.disconnect(nowait=True)
         raise refusal
     return answers
 

@@ -3,12 +3,14 @@
 What is asked while the process waits for Redis goes together with the next, one script for all that
 is asked about one organisation: under load that is a call for many requests.
 
-Redis may forget, all or the last second. So each filling of an organisation's counters has a name,
-its epoch, which every script is told; when the counters are not those that this process knows, it
-fills them from the rows and adds what it has itself granted and counted, by digests, so that two
-processes may do so at a time. What another process has granted is missing until that one notices:
-whoever finds Redis emptied waits a moment for the others, and all look every second (`tend`). A
-commit is added for as long as its mail may still be on its way into the rows.
+Redis may forget, all or what it was told last. So each filling of an organisation's counters has a
+name, its epoch, which every script is told; when the counters are not those that this process
+knows, it fills them from the rows and adds what it has itself granted and counted, by digests, so
+that two processes may do so at a time. An epoch holds for the running server that it was made at:
+one that was started again, or has taken the other's place, may come with data of any age, which is
+as good as none. What another process has granted is missing until that one notices: all look twice
+a second (`tend`), and `OTHERS_SECONDS` long nobody grants anything new. A commit is added until its
+mail is sure to be in the rows.
 
 `now` is the caller's clock, throughout: the clocks of a fleet must agree to the second.
 """
@@ -17,7 +19,7 @@ import asyncio
 import secrets
 import time
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -30,8 +32,8 @@ from mailtape.domain.ids import OrganisationId
 from mailtape.domain.quota import UNLIMITED, Decision, Request, Usage, Verdict, decide
 from mailtape.domain.tier import Limits
 from mailtape.ports.counters import Key
-from mailtape.rows import holds, organisations, usage
-from mailtape.rows.base import to_us
+from mailtape.rows import events, holds, organisations, usage
+from mailtape.rows.base import from_us, to_us
 from mailtape.rows.database import Database, Session
 from mailtape.rows.holds import State
 from mailtape.stores import redis_counting as scripts
@@ -46,9 +48,15 @@ _RESERVED_US = 600 * _SECOND_US
 """Longer than a sender may take from RCPT to the end of DATA and Postfix to hand the mail over."""
 _REMEMBERED_US = 3600 * _SECOND_US
 """How long a key is known to be committed: a retry of Postfix comes much sooner."""
-_DOUBTFUL_US = 120 * _SECOND_US
-"""How long after a commit the rows may not tell of it yet. A mail that is stored later than that
-is missing from counters that were filled meanwhile, until `reconcile` has seen it."""
+_COMMITTED_US = 40 * 86_400 * _SECOND_US
+"""Longer than a mail waits to be stored, and than its month lasts."""
+_DOUBTFUL_US = 60 * _SECOND_US
+"""How long what has rows counts on after a filling: another process may have read them before, and
+it is missing from the counters until `reconcile` has seen it twice."""
+_BROUGHT_IN_US = 3000 * _SECOND_US
+"""How long the rows hold what was counted from them: well within `_REMEMBERED_US`."""
+_STORED_AT_MOST = 100_000
+"""Events that are looked at for what has rows; nobody knows of more grants of its own."""
 _JOINED_MS = 3_600_000
 _ACCOUNTS = 100_000
 _AT_ONCE = 200
@@ -61,8 +69,11 @@ _ROUND_SECONDS = 0.25
 """How long comparing goes on each time: a twentieth of what lies between two rounds."""
 _TRIES = 3
 """How often counters may be found empty before whoever asks is told that it cannot be told."""
-_OTHERS_SECONDS = 0.1
-"""How long whoever finds Redis emptied waits for the others: a busy one notices in a thousandth."""
+OTHERS_SECONDS = 2.0
+"""How long nobody grants anything after Redis was found to have forgotten: an idle process notices
+within a second and a half, probing and tending, and has to tell what it granted."""
+_TOLD_AT_ONCE = 20
+"""Organisations."""
 _PREFIX = "mailtape:"
 
 _DECIDING = frozenset({scripts.RESERVE, scripts.FITS})
@@ -123,13 +134,26 @@ class _Question:
     tries: int = 0
 
 
+class NothingNew(Unavailable):
+    """Redis forgot a moment ago: what is held holds, and more is granted a moment later."""
+
+
 class RedisCounters:
     """`ports.counters.Counters` over Redis. Needs a running event loop."""
 
-    def __init__(self, redis: RedisConnection, database: Database, prefix: str = _PREFIX) -> None:
+    def __init__(
+        self,
+        redis: RedisConnection,
+        database: Database,
+        prefix: str = _PREFIX,
+        *,
+        seconds_for_others: float = OTHERS_SECONDS,
+    ) -> None:
         self._redis = redis
         self._database = database
         self._prefix = prefix
+        self._seconds_for_others = seconds_for_others
+        self._grants_from = 0.0
         self._names = JoinedNames()
         self._first_names: OrderedDict[str, None] = OrderedDict()
         self._grants = OwnGrants()
@@ -139,7 +163,7 @@ class RedisCounters:
         self._let_go_later: deque[tuple[int, OrganisationId, list[_Held]]] = deque()
         """What was counted from the rows, and when they need to hold it no longer."""
         self._air = asyncio.Lock()
-        self._marker: bytes | None = None
+        self._marker = ""
         self._waiting: deque[_Question] = deque()
         self._flight: asyncio.Task[None] | None = None
 
@@ -182,15 +206,16 @@ class RedisCounters:
     # What the program does beside the verbs.
 
     async def tend(self, now: datetime) -> None:
-        """Notice that Redis was emptied, and do what was put off; call it every second.
+        """Notice that Redis forgot, and do what was put off; call it twice a second.
 
         Raises:
             Unavailable: Redis or the rows cannot be asked.
         """
-        if self._marker is not None:
-            await self._emptied(to_us(now))
-        for organisation_id in list(self._unfilled):
-            await self._fill_once(organisation_id, now)
+        await self._mark(to_us(now))
+        untold = list(self._unfilled)
+        for start in range(0, len(untold), _TOLD_AT_ONCE):
+            some = untold[start : start + _TOLD_AT_ONCE]
+            await asyncio.gather(*(self._fill_once(each, now) for each in some))
         while self._let_go_later and self._let_go_later[0][0] <= to_us(now):
             _, organisation_id, held = self._let_go_later[0]
             await self._let_go(organisation_id, held)
@@ -208,6 +233,8 @@ class RedisCounters:
         Raises:
             Unavailable: Redis or the rows cannot be asked.
         """
+        if stored is not None:
+            self._grants.settle(to_us(stored))
         begun, differed, left = time.monotonic(), 0, len(self._accounts)
         while left > 0:
             turn = list(islice(self._accounts, min(left, _COMPARED_AT_ONCE)))
@@ -318,21 +345,27 @@ class RedisCounters:
         for question in ready:
             question.digests = [holds.digest(*self._names.key(key)) for key in question.keys]
             groups[_group(question)].append(question)
-        calls = [self._call(group) for group in groups.values()]
+        server = self._redis.server
+        calls = [self._call(group, server) for group in groups.values()]
         if not calls:
             return
-        answers = await self._redis.run(calls)
+        answers = await self._redis.run(calls, server=server)
         for group_of, answer in zip(groups.values(), answers, strict=True):
             if answer is None:
                 self._park(group_of)
             else:
                 self._answered(group_of, answer)
 
-    def _call(self, group: Sequence[_Question]) -> Call:
-        """Write one script call for all these questions, which differ in their keys only."""
+    def _call(self, group: Sequence[_Question], server: str) -> Call:
+        """Write one script call for all these questions, which differ in their keys only.
+
+        What is known of counters at another server says nothing of those at this one.
+        """
         first = group[0]
         keys = self._keys(first.organisation_id, first.period)
         epoch = self._account(first.organisation_id).epoch
+        if not epoch.startswith(server):
+            epoch = ""
         if first.script is scripts.RELEASE:
             digests = [digest for question in group for digest in question.digests]
             return Call(first.script, keys, digests)
@@ -342,7 +375,8 @@ class RedisCounters:
         if first.script is scripts.COMMIT:
             arguments.append(_REMEMBERED_US)
         else:
-            arguments += [*_sizes(first.limits), *_rates(first.limits), _RESERVED_US]
+            hold_for = _RESERVED_US if time.monotonic() >= self._grants_from else 0
+            arguments += [*_sizes(first.limits), *_rates(first.limits), hold_for]
         return Call(first.script, keys, arguments)
 
     def _answered(self, group: Sequence[_Question], answer: bytes | int) -> None:
@@ -363,7 +397,13 @@ class RedisCounters:
                 committed = script is scripts.COMMIT
                 granted += [
                     Grant(
-                        question.organisation_id, key, digest, question.octets, until_us, committed
+                        question.organisation_id,
+                        key,
+                        digest,
+                        question.octets,
+                        until_us,
+                        committed,
+                        question.now_us,
                     )
                     for key, digest in zip(question.keys, question.digests, strict=True)
                 ]
@@ -376,7 +416,7 @@ class RedisCounters:
         if question.script is scripts.RELEASE:
             self._grants.drop(question.digests)
         elif question.script is scripts.COMMIT:
-            return question.now_us + _DOUBTFUL_US
+            return question.now_us + _COMMITTED_US
         elif text.startswith("yes"):
             self._account(question.organisation_id).arrival_us = int(text.rpartition(" ")[2])
             return question.now_us + _RESERVED_US
@@ -466,25 +506,30 @@ class RedisCounters:
 
         While this runs, nothing is asked about the organisation: who asks is parked.
         """
-        emptied = await self._emptied(to_us(now))
-        period = f"{now.year:04}-{now.month:02}"
-        rows = await self._database.read(_rows, organisation_id, period, now)
+        now_us, period = to_us(now), f"{now.year:04}-{now.month:02}"
+        marker = await self._mark(now_us)
+        begun_us = [grant.at_us for grant in self._grants.of(organisation_id, now_us)]
+        since = from_us(min(begun_us) - _SECOND_US) if begun_us else None
+        rows = await self._database.read(_rows, organisation_id, period, now, since)
         async with self._air:  # what is being answered at this moment is remembered first
-            own = self._grants.of(organisation_id, to_us(now))
+            own = self._grants.of(organisation_id, now_us)
         account = self._account(organisation_id)
         arrival_us = max(rows.arrival_us, account.arrival_us)
-        known_until = to_us(now) + _REMEMBERED_US
-        figures = (rows.emails, rows.octets, arrival_us, period, known_until)
-        epoch = secrets.token_hex(8)
-        held = [*rows.held, *(_held(grant) for grant in own)]
-        keys = self._keys(organisation_id, period)
-        filled = b""
+        figures = (rows.emails, rows.octets, arrival_us, period, now_us + _REMEMBERED_US)
+        epoch = marker + secrets.token_hex(8)
+        held = [*rows.held, *(self._held(grant, rows.stored, now_us) for grant in own)]
+        keys = (*self._keys(organisation_id, period), self._key("filled"))
+        filled = ""
         for start in range(0, max(len(held), 1), _FILLED_AT_ONCE):
             chunk = held[start : start + _FILLED_AT_ONCE]
-            ours = "yes" if filled.decode() == epoch else "no"
-            arguments = [epoch, *figures, ours, *(part for item in chunk for part in item)]
-            (filled,) = await self._redis.run([Call(scripts.FILL, keys, arguments)])
-        account.epoch = filled.decode()
+            ours = "yes" if filled == epoch else "no"
+            arguments: list[Argument] = [epoch, *figures, ours, marker, account.epoch]
+            arguments += [part for item in chunk for part in item]
+            (answer,) = await self._redis.run([Call(scripts.FILL, keys, arguments)])
+            if answer is None:  # lost again: whoever asks finds them so
+                return
+            filled = answer.decode()
+        account.epoch = filled
         self._unfilled.discard(organisation_id)
         # Counted: nobody may count it anew an hour from now, when Redis knows its name no more. But
         # should Redis forget it before it is stored, only the rows know of it. Who dies before they
@@ -492,10 +537,17 @@ class RedisCounters:
         # until `reconcile` has seen it.
         counted = [each for each in rows.held if each[3] in _COUNTED]
         if counted:
-            self._let_go_later.append((to_us(now) + _DOUBTFUL_US, organisation_id, counted))
-        if emptied:
-            log.warning("counters.emptied", organisation=organisation_id.hex())
-            await asyncio.sleep(_OTHERS_SECONDS)
+            self._let_go_later.append((now_us + _BROUGHT_IN_US, organisation_id, counted))
+
+    def _held(self, grant: Grant, stored: Collection[bytes], now_us: int) -> _Held:
+        """Tell what becomes of a grant of this process in counters that are filled."""
+        name, recipient = grant.key
+        names = {name, self.first_name(name) or name, self.last_name(name) or name}
+        if any(holds.digest(each, recipient) in stored for each in names):
+            return (grant.digest, grant.octets, now_us + _DOUBTFUL_US, "doubtful", "")
+        what = "own" if grant.committed else "reserved"
+        period = f"{from_us(grant.at_us):%Y-%m}"
+        return (grant.digest, grant.octets, grant.until_us, what, period)
 
     async def _let_go(self, organisation_id: OrganisationId, held: Sequence[_Held]) -> None:
         """Hold in the rows no longer what was read there."""
@@ -503,18 +555,21 @@ class RedisCounters:
             chunk = held[start : start + _FILLED_AT_ONCE]
             await self._database.write(_let_go, organisation_id, chunk)
 
-    async def _emptied(self, now_us: int) -> bool:
-        """Tell whether Redis was emptied since this was asked last: a key that stays is gone."""
-        key = f"{self._prefix}filled"
-        new, marker = await self._redis.commands(
-            [("SET", key, secrets.token_hex(8), "NX"), ("GET", key)]
-        )
-        emptied = new is not None or self._marker not in {None, marker}
-        self._marker = marker
-        if emptied:
-            brought_in = {organisation_id for _, organisation_id, _ in self._let_go_later}
-            self._unfilled = self._grants.organisations(now_us) | brought_in
-        return emptied
+    async def _mark(self, now_us: int) -> str:
+        """Read the marker, or set it; when it is another than before, all has to be told again."""
+        keys = (self._key("filled"), self._key("others"))
+        arguments = (secrets.token_hex(8), int(self._seconds_for_others * 1000))
+        ((told, left_ms),) = await self._redis.run([Call(scripts.MARK, keys, arguments)])
+        marker = str(told.decode())
+        if marker != self._marker:
+            async with self._air:  # what is being answered at this moment is remembered first
+                brought_in = {organisation_id for _, organisation_id, _ in self._let_go_later}
+                self._unfilled = self._grants.organisations(now_us) | brought_in
+            if self._marker:
+                log.warning("counters.emptied", organisations=len(self._unfilled))
+            self._marker = marker
+        self._grants_from = time.monotonic() + max(0, left_ms) / 1000
+        return marker
 
     async def _compare(
         self, turn: Sequence[OrganisationId], now: datetime, stored: datetime | None, begun: float
@@ -556,7 +611,10 @@ class RedisCounters:
         )
 
     def _joined_key(self, name: str) -> str:
-        return f"{self._prefix}joined:{name}"
+        return self._key(f"joined:{name}")
+
+    def _key(self, name: str) -> str:
+        return f"{self._prefix}{name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -567,9 +625,17 @@ class _Rows:
     octets: int
     arrival_us: int
     held: list[_Held]
+    stored: set[bytes]
+    """What was held for mail that has rows since a certain time."""
 
 
-def _rows(session: Session, organisation_id: OrganisationId, period: str, now: datetime) -> _Rows:
+def _rows(
+    session: Session,
+    organisation_id: OrganisationId,
+    period: str,
+    now: datetime,
+    since: datetime | None,
+) -> _Rows:
     organisation = organisations.find(session, organisation_id)
     month = usage.find(session, organisation_id, period)
     held = [
@@ -581,6 +647,9 @@ def _rows(session: Session, organisation_id: OrganisationId, period: str, now: d
         octets=organisation.storage_bytes if organisation else 0,
         arrival_us=organisation.arrival_us if organisation else 0,
         held=held,
+        stored=set()
+        if since is None
+        else events.held_before(session, organisation_id, since, _STORED_AT_MOST),
     )
 
 
@@ -632,11 +701,6 @@ _COUNTED = frozenset({_WHAT[State.COMMITTED], _WHAT[State.STORED]})
 _STATES = {what: state for state, what in _WHAT.items()}
 
 
-def _held(grant: Grant) -> _Held:
-    what = "doubtful" if grant.committed else "reserved"
-    return (grant.digest, grant.octets, grant.until_us, what, "")
-
-
 def _group(question: _Question) -> tuple[str, bytes, int, str]:
     """Name what questions share that go into one call; the limits are the cache's own object."""
     return (
@@ -677,6 +741,8 @@ def _decision(answer: str, limits: Limits, octets: int, now: datetime) -> Decisi
     verdict, *figures = answer.split(" ")
     if verdict in {"known", "fits"}:
         return UNLIMITED
+    if verdict == "wait":
+        raise NothingNew("The counters were lost a moment ago.")
     used, stored, held, arrival_us = map(int, figures)
     if verdict == "yes":
         most = limits.emails_per_month

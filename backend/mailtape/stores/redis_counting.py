@@ -2,8 +2,9 @@
 
 All keys of one organisation lie in one slot; each script takes them in this order:
 
-1. its figures: `epoch` (which filling of the counters this is), `octets` (stored), `held` (octets
-   reserved), `arrival` (GCRA's), `restated` (how often mails and octets were corrected)
+1. its figures: `epoch` (which filling of the counters this is, beginning with the marker), `octets`
+   (stored), `held` (octets reserved), `arrival` (GCRA's), `restated` (how often mails and octets
+   were corrected)
 2. its mails of the month
 3. what is reserved: digest, by the time at which it runs out
 4. the octets of each that is reserved
@@ -13,7 +14,8 @@ What is asked about comes as one string of records (`ASKED`), which costs less t
 arguments. Times are microseconds since 1970 by the caller's clock. A number in Lua is a double,
 exact to 2^53: such times fit until 2255. Each script answers nil when the counters are not those
 that the caller has filled, and changes nothing then. What ran out is swept away as the scripts go,
-a hundred at a time; until then it counts, on the safe side. Every key runs out by itself.
+a hundred at a time; until then it counts, on the safe side. Every key runs out by itself, but for
+the marker: where it is gone, or begins with another server's name, all was lost.
 """
 
 import struct
@@ -74,10 +76,32 @@ if redis.call('HGET', figures, 'epoch') ~= ARGV[1] or redis.call('EXISTS', month
 end
 """
 
+_MARKED = """
+local function server() return string.match(redis.call('INFO', 'server'), 'run_id:(%w+)') end
+local function begins(text, with) return string.sub(text, 1, #with) == with end
+"""
+
+MARK = Script(
+    _MARKED
+    + """
+-- KEYS: the marker, and what is there while others may still have to tell. ARGV: what to tell a new
+-- marker from others by, for how many milliseconds those may tell. Gives the marker and how many
+-- of these are left.
+local marker, here = redis.call('GET', KEYS[1]), server()
+if not marker or not begins(marker, here) then
+  marker = here .. ARGV[1]
+  redis.call('SET', KEYS[1], marker)
+  if ARGV[2] ~= '0' then redis.call('SET', KEYS[2], 1, 'PX', ARGV[2]) end
+end
+return {marker, redis.call('PTTL', KEYS[2])}
+"""
+)
+
 _RULE = """
 -- ARGV: epoch, what is asked about, most octets of a mail, of storage, mails a month, GCRA's
 -- interval and burst, how long to hold. A limit that is not there is -1; -2 is the interval of a
--- rate of none. A refusal comes with the figures it was made from.
+-- rate of none. A refusal comes with the figures it was made from. Held for no time, nothing new is
+-- taken: 'wait'.
 local records = ARGV[2]
 local most_octets, most_storage = tonumber(ARGV[3]), tonumber(ARGV[4])
 local most_emails = tonumber(ARGV[5])
@@ -125,6 +149,7 @@ end
 local function take(digest, size, now)
   local taken, following = decide(size, now)
   if not taken then return answered('no', held) end
+  if hold_for == 0 then return 'wait' end
   arrival, used, fresh[digest] = following, used + 1, now + hold_for
   granted[#granted + 1], granted[#granted + 2] = whole(now + hold_for), digest
   hold(digest, size)
@@ -240,17 +265,22 @@ return table.concat({emails, kept[1], reserved_emails, kept[2], kept[3], kept[4]
 
 FILL = Script(
     _PRELUDE
+    + _MARKED
     + """
--- ARGV: an epoch, mails and octets by the rows, arrival, the month, until when a commit is known,
--- whether the caller has itself just begun to fill them from these rows ('yes'); then digest,
--- octets, until, what it is and the month of each thing that is held. Gives the epoch that the
--- counters have now. Filled by two processes at a time, they hold the same: all goes by digests,
--- and of two sizes, one announced and one true, the larger stays.
-local known_for = ARGV[6]
-local empty = redis.call('EXISTS', figures) == 0
+-- KEYS: also the marker. ARGV: an epoch, mails and octets by the rows, arrival, the month, until
+-- when a commit is known, whether the caller has itself just begun to fill them from these rows
+-- ('yes'), the marker, the epoch that the caller knew; then digest, octets, until, what it is and
+-- the month of each thing that is held. Gives the epoch that the counters have now, nil when the
+-- marker is another. Filled by two processes at a time, they hold the same: all goes by digests,
+-- and of two sizes, one announced and one true, the larger stays. What was filled under another
+-- marker is of an age that nobody knows.
+local known_for, marker = ARGV[6], ARGV[8]
+if redis.call('GET', KEYS[6]) ~= marker or not begins(marker, server()) then return false end
+local empty = not begins(redis.call('HGET', figures, 'epoch') or '', marker)
 local new = empty or ARGV[7] == 'yes'
+local told = not empty and redis.call('HGET', figures, 'epoch') == ARGV[9]
 if empty then
-  redis.call('DEL', reserved, octets, committed)
+  redis.call('DEL', figures, month, reserved, octets, committed)
   redis.call('HSET', figures, 'epoch', ARGV[1], 'octets', ARGV[3], 'held', 0, 'arrival', ARGV[4],
     'restated', 0)
 else
@@ -266,9 +296,10 @@ local function reserve(digest, size, until_)
   redis.call('HSET', octets, digest, size)
   redis.call('HINCRBY', figures, 'held', size)
 end
-for i = 8, #ARGV, 5 do
+for i = 10, #ARGV, 5 do
   local digest, size, until_, what = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
-  if not redis.call('ZSCORE', committed, digest) then
+  local own = what == 'own' or what == 'doubtful'
+  if not (own and told) and not redis.call('ZSCORE', committed, digest) then
     if what == 'reserved' then
       local before = tonumber(redis.call('HGET', octets, digest) or -1)
       if tonumber(size) > before then reserve(digest, size, until_) end
@@ -278,7 +309,7 @@ for i = 8, #ARGV, 5 do
         reserve(digest, size, until_)
       else
         drop(digest)
-        if what == 'committed' or (what == 'stored' and not new) then
+        if what == 'committed' or what == 'own' or (what == 'stored' and not new) then
           if ARGV[i + 4] == ARGV[5] then redis.call('INCR', month) end
           redis.call('HINCRBY', figures, 'octets', size)
         end
@@ -292,8 +323,9 @@ return redis.call('HGET', figures, 'epoch')
 )
 """What is held, as FILL names it. `reserved`. `committed`, and not in the rows. `stored`: it is in
 the rows, and counts only where the counters are older than that. `known`: as that, and every
-counter has it. `doubtful`: committed so shortly
-ago that the rows may not tell of it yet; it counts until that is over.
+counter has it. `own`: as `committed`, by the caller, who has told it to counters that it knew.
+`doubtful`: as that, and in the rows by now; but whoever filled the counters may have read them
+before, so it counts as reserved until `reconcile` has seen it.
 """
 
 RESTATE = Script(

@@ -49,7 +49,7 @@ def every_script(redis: RedisConnection) -> Check:
     async def ask() -> str:
         prefix = f"mailtape:doctor:{secrets.token_hex(8)}:"
         async with _no_rows() as database:
-            counters = RedisCounters(redis, database, prefix)
+            counters = RedisCounters(redis, database, prefix, seconds_for_others=0)
             try:
                 seen = await _counted(counters)
                 await _limited(RedisFailureLimits(redis, prefix))

@@ -28,8 +28,8 @@ _RESERVED = timedelta(minutes=10)
 _COMMITTED = timedelta(days=40)
 """Longer than a mail waits to be stored, and than its month lasts."""
 _JOINED = timedelta(hours=1)
-_STORED_WITHIN = timedelta(minutes=20)
-"""Longer than anything is held elsewhere whose mail may have been stored meanwhile."""
+_CLOCKS = timedelta(seconds=1)
+"""So far apart are those of a fleet."""
 _STORED_AT_MOST = 100_000
 """Events that are looked at for it; nobody holds more elsewhere."""
 
@@ -44,6 +44,8 @@ class Elsewhere:
     recipient: str
     last: str | None
     """What the transaction was called later, if it was."""
+    since: datetime
+    """Its mail was not stored before that."""
 
     @property
     def digests(self) -> set[bytes]:
@@ -247,7 +249,8 @@ def _adopt(
     hashed = {holds.name_digest(last): holds.name_digest(first) for last, first in joined.items()}
     holds.join_missing(session, hashed, now + _JOINED)
     # Under the lock: what is not stored by now is stored by somebody who finds the hold.
-    stored = events.held_before(session, organisation_id, now - _STORED_WITHIN, _STORED_AT_MOST)
+    since = min(each.since for each in known) - _CLOCKS
+    stored = events.held_before(session, organisation_id, since, _STORED_AT_MOST)
     for each in known:
         if not stored.isdisjoint(each.digests):
             each.hold.state = State.KNOWN

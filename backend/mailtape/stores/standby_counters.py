@@ -31,7 +31,7 @@ from mailtape.rows.holds import Hold, State
 from mailtape.stores.joined_names import may_be_joined
 from mailtape.stores.own_grants import Grant
 from mailtape.stores.redis_connection import RedisConnection
-from mailtape.stores.redis_counters import RedisCounters
+from mailtape.stores.redis_counters import NothingNew, RedisCounters
 from mailtape.stores.shared_sql_counters import Elsewhere, SharedSqlCounters, period_of
 
 log = structlog.get_logger(__name__)
@@ -86,6 +86,8 @@ class StandbyCounters:
 
         try:
             return await self._ask(organisation_id, (key,), now, ask)
+        except NothingNew:
+            raise
         except Unavailable:
             if not may_be_joined(key[0]):  # else it may have been promised elsewhere before
                 self._give_back_later(organisation_id, (key,))
@@ -172,6 +174,8 @@ class StandbyCounters:
                 if organisation_id in self._away:
                     await self._come_back(organisation_id, now)
                 return await ask(self._redis)
+            except NothingNew:
+                raise
             except Unavailable:
                 tries += 1
                 too_late = tries == _TRIES or time.monotonic() > again_until
@@ -188,7 +192,7 @@ class StandbyCounters:
         self._go_away(organisation_id)
         if organisation_id not in self._taken_along:
             own = self._redis.own(organisation_id, now)
-            known = [self._elsewhere(grant, now) for grant in own]
+            known = [self._elsewhere(grant) for grant in own]
             await self._rows.adopt(organisation_id, known, now)
             self._taken_along.add(organisation_id)
         for name in dict.fromkeys(key[0] for key in keys):
@@ -205,10 +209,10 @@ class StandbyCounters:
         if self._returning is None:
             self._returning = asyncio.create_task(self._return())
 
-    def _elsewhere(self, grant: Grant, now: datetime) -> Elsewhere:
+    def _elsewhere(self, grant: Grant) -> Elsewhere:
         name, recipient = grant.key
         first, last = self._redis.first_name(name) or name, self._redis.last_name(name)
-        return Elsewhere(_hold(grant, now), first, recipient, last)
+        return Elsewhere(_hold(grant), first, recipient, last, from_us(grant.at_us))
 
     def _give_back_later(self, organisation_id: OrganisationId, keys: Sequence[Key]) -> None:
         given_back = self._given_back.setdefault(organisation_id, {})
@@ -272,17 +276,13 @@ class StandbyCounters:
                 log.exception("counters.not_brought_back", organisation=organisation_id.hex())
 
 
-def _hold(grant: Grant, now: datetime) -> Hold:
-    """Write what this process knows as the rows hold it.
-
-    What is committed counts for as long as its mail may be on its way into the rows: as reserved,
-    so that it stops then.
-    """
+def _hold(grant: Grant) -> Hold:
+    """Write what this process knows as the rows hold it."""
     return Hold(
         organisation_id=grant.organisation_id,
         digest=grant.digest,
-        state=State.RESERVED,
+        state=State.COMMITTED if grant.committed else State.RESERVED,
         octets=grant.octets,
-        period=period_of(now),
+        period=period_of(from_us(grant.at_us)),
         expires_at=from_us(grant.until_us),
     )
