@@ -286,6 +286,7 @@ async def _in_redis(
     stack.push_async_callback(counters.close)
     PART_WORKS.labels(COUNTERS).set_function(lambda: connection.available)
     stack.callback(PART_WORKS.remove, COUNTERS)
+    await redis.begin(datetime.now(UTC))  # before any door is open: nobody is put off at first
 
     stored: datetime | None = None
 

@@ -205,6 +205,14 @@ class RedisCounters:
 
     # What the program does beside the verbs.
 
+    async def begin(self, now: datetime) -> None:
+        """Wait until something new may be granted; not for a Redis that does not answer."""
+        try:
+            await self._mark(to_us(now))
+        except Unavailable:
+            return
+        await asyncio.sleep(max(0.0, self._grants_from - time.monotonic()))
+
     async def tend(self, now: datetime) -> None:
         """Notice that Redis forgot, and do what was put off; call it twice a second.
 
