@@ -31,6 +31,5 @@ async def test_a_mail_that_cannot_be_counted_now_is_foreseen() -> None:
         with capture_logs() as logs:
             await quota.commit("a transaction", [judged], 1_000)
 
-    assert [(line["event"], line["log_level"]) for line in logs] == [
-        ("quota.mail_not_counted", "warning")
-    ]
+    told = [(line["event"], line["log_level"]) for line in logs]
+    assert told[-1] == ("quota.mail_not_counted", "warning")
