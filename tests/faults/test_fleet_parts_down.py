@@ -433,6 +433,8 @@ def test_processes_start_while_redis_is_down(fleet: Fleet, instance: Instance) -
     finally:
         up(instance, "redis", "killed")
     until_shown(api, counters=1)
+    with registered(api.http) as owner:  # nobody grants anything for two seconds after
+        until_works(fleet, owner.address())
 
 
 def until_shown(process: Process, *, counters: int) -> None:

@@ -117,11 +117,17 @@ def refused_with(senders: Senders, reply: bytes) -> int:
 
 
 def wait_until_stored(inbox: Inbox, count: int, seconds: float = 30) -> None:
+    assert becomes_stored(inbox, count, seconds), f"only {inbox.count()} of {count} are visible"
+    inbox.wait_until_stored(seconds)
+
+
+def becomes_stored(inbox: Inbox, count: int, seconds: float) -> bool:
     deadline = time.monotonic() + seconds
     while inbox.count() < count:
-        assert time.monotonic() < deadline, f"only {inbox.count()} of {count} are visible"
+        if time.monotonic() > deadline:
+            return False
         time.sleep(0.05)
-    inbox.wait_until_stored(seconds)
+    return True
 
 
 def wait_until_refused(senders: Senders, reply: bytes, seconds: float = 30) -> None:
@@ -158,10 +164,18 @@ def test_killed_under_load_it_lets_no_mail_too_many_in_and_none_is_lost_or_count
         forgotten.update(postfix.queued())
         served.start()  # which takes longer than Postfix waits for an answer
     wait_until_refused(senders, USED_UP)
+    for _ in range(kills):
+        if becomes_stored(owner, limit, seconds=10):
+            break
+        # Room is held for a mail whose sender did not hear so and came again under another name.
+        forgotten.update(postfix.queued())
+        restart(served)
+        wait_until_refused(senders, USED_UP)
     senders.enough()
     account = senders.join(60)
 
     wait_until_stored(owner, limit)
+
     assert account.ambiguous == set()
     assert refused_with(senders, CANNOT_TELL) > 0
     assert {each[:9] for each in account.refusals} <= {CANNOT_TELL, USED_UP, TOO_MANY_ERRORS}
