@@ -152,7 +152,7 @@ def until_works(fleet: Fleet, address: str, *, size: int = 500) -> None:
 
 
 GRANTS_AGAIN = 5.0
-"""Seconds after Redis is back: within one and a half all ask it again, and grant two seconds later."""
+"""Seconds after Redis is back: within two all ask it again, and two later they grant."""
 
 WAYS = pytest.mark.parametrize("how", ["killed", "paused"])
 
