@@ -215,18 +215,12 @@ class RabbitConsuming:
             return [each.mail for each in gone if each.mail is not None]
 
     async def _send(self, words: Sequence[tuple[int, bool]]) -> None:
-        """Hand acknowledgements to the connection, all in one piece.
-
-        The driver would wait for room for each of them, and for ever when the connection is lost
-        meanwhile.
-        """
+        """Tell the broker; who cannot be heard loses the connection, and with it the mail."""
         spoken_by = self._link.channel
         with broker_errors():
             channel = cast("Channel", await spoken_by.get_underlay_channel())
-            frames = [spec.Basic.Ack(delivery_tag=tag, multiple=all_of) for tag, all_of in words]
             try:
-                async with asyncio.timeout(ANSWER_SECONDS):
-                    await channel.write_queue.put(ChannelFrame.marshall(channel.number, frames))
+                await send_acknowledgements(channel, words)
             except TimeoutError:
                 if spoken_by is self._channel:
                     self._link.reopen()
@@ -308,3 +302,17 @@ def acknowledgements(
         words = [(delivery.tag, True)]
     words += [(held[receipt].tag, False) for receipt in sorted(receipts) if receipt > covered]
     return words
+
+
+async def send_acknowledgements(channel: Channel, words: Sequence[tuple[int, bool]]) -> None:
+    """Hand acknowledgements to the connection, all in one piece; call it within `broker_errors`.
+
+    The driver would wait for room for each of them, and for ever when the connection is lost
+    meanwhile.
+
+    Raises:
+        TimeoutError: there was no room.
+    """
+    frames = [spec.Basic.Ack(delivery_tag=tag, multiple=all_of) for tag, all_of in words]
+    async with asyncio.timeout(ANSWER_SECONDS):
+        await channel.write_queue.put(ChannelFrame.marshall(channel.number, frames))

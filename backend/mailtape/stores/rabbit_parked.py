@@ -23,7 +23,11 @@ from mailtape.domain.errors import StoreFull, Unavailable
 from mailtape.domain.ids import IngestId
 from mailtape.ports.queue import Parked
 from mailtape.stores.rabbit_connection import ANSWER_SECONDS, RabbitLink, broker_errors
-from mailtape.stores.rabbit_consuming import Delivery, acknowledgements
+from mailtape.stores.rabbit_consuming import (
+    Delivery,
+    acknowledgements,
+    send_acknowledgements,
+)
 from mailtape.stores.rabbit_mail import RabbitMail
 from mailtape.stores.rabbit_topology import RabbitTopology
 
@@ -276,8 +280,7 @@ class _Look:
         with broker_errors():
             for consumer in self._consumers:
                 await self._channel.basic_cancel(consumer, timeout=ANSWER_SECONDS)
-            for tag, all_before in words:
-                await self._channel.basic_ack(tag, multiple=all_before)
+            await send_acknowledgements(self._channel, words)
         self.out -= mails
 
     async def _ask_for(self, mails: int) -> None:
