@@ -14,12 +14,12 @@ from functools import lru_cache
 
 import structlog
 
+from mailtape.deadline import within_seconds
 from mailtape.domain import address
 from mailtape.domain.errors import Invalid
 from mailtape.domain.policy import PolicyRequest
 from mailtape.domain.quota import Decision, Reason, Verdict
 from mailtape.metrics import POLICY_ACCEPTED_BLIND
-from mailtape.services.deadline import within_seconds
 from mailtape.services.quota import Quota
 
 log = structlog.get_logger(__name__)

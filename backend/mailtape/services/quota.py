@@ -17,13 +17,13 @@ from typing import NamedTuple
 
 import structlog
 
+from mailtape.deadline import within_seconds
 from mailtape.domain.envelope import Delivery
 from mailtape.domain.errors import NotFound, Unavailable
 from mailtape.domain.ids import OrganisationId
 from mailtape.domain.quota import UNLIMITED, Decision, Reason, Verdict
 from mailtape.domain.tier import NO_LIMITS, Limits
 from mailtape.ports.counters import Counters, Key
-from mailtape.services.deadline import within_seconds
 from mailtape.services.recipients import Destination, Recipients, Suspended
 from mailtape.services.refusals import Refusals
 

@@ -34,6 +34,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from mailtape.background import lasting, own_cancellation_only
+from mailtape.deadline import within_seconds
 from mailtape.domain.errors import Unavailable
 
 log = structlog.get_logger(__name__)
@@ -162,18 +163,25 @@ class RedisConnection:
             await connection.disconnect()
 
     async def _send(self, commands: Sequence[Sequence[Argument]], server: str = "") -> list[Answer]:
-        async with asyncio.timeout(self._seconds) as deadline:
-            connection = await self._idle.get()
-            try:
-                if await _reconnected(connection):
-                    deadline.reschedule(asyncio.get_running_loop().time() + self._seconds)
-                    (told,) = await _ask(connection, [_WHO])
-                    self.server = _run_id(told)
-                if server not in {"", self.server}:
-                    raise _AnotherServer
-                return await _ask(connection, commands)
-            finally:
-                self._idle.put_nowait(connection)
+        connection = await within_seconds(self._seconds, self._connected())
+        try:
+            if server not in {"", self.server}:
+                raise _AnotherServer
+            return await within_seconds(self._seconds, _ask(connection, commands))
+        finally:
+            self._idle.put_nowait(connection)
+
+    async def _connected(self) -> AbstractConnection:
+        """Take a connection that is free, and connect it if need be."""
+        connection = await self._idle.get()
+        try:
+            if await _reconnected(connection):
+                (told,) = await _ask(connection, [_WHO])
+                self.server = _run_id(told)
+        except BaseException:
+            self._idle.put_nowait(connection)
+            raise
+        return connection
 
     def _failed(self, error: Exception) -> None:
         self._failures += 1

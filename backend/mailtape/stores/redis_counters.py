@@ -321,10 +321,12 @@ class RedisCounters:
     async def _fly(self) -> None:
         """Send what waits, again and again.
 
-        One at a time: so what was granted is remembered before Redis is found to forget it.
+        One at a time: so what was granted is remembered before Redis is found to forget it. Whoever
+        was answered has a turn before the next goes out, and what he asks now goes along.
         """
         try:
             while self._waiting:
+                await asyncio.sleep(0)
                 batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), _AT_ONCE))]
                 try:
                     async with self._air:

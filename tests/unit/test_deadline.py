@@ -1,10 +1,11 @@
 """Work gets its time, and no more; whoever cancels from outside is heard."""
 
 import asyncio
+import time
 
 import pytest
 
-from mailtape.services.deadline import within_seconds
+from mailtape.deadline import within_seconds
 
 LONG = 30.0
 
@@ -87,6 +88,50 @@ async def test_whoever_cancels_from_outside_is_heard() -> None:
     task = asyncio.create_task(within_seconds(LONG, forever()))
     await asyncio.sleep(0.01)
     task.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_each_runs_out_in_its_time_though_one_timer_serves_all() -> None:
+    begun, late = time.monotonic(), []
+
+    async def waits(seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        try:
+            await within_seconds(0.1, asyncio.Event().wait())
+        except TimeoutError:
+            late.append(time.monotonic() - begun - seconds)
+
+    done = [within_seconds(0.1, asyncio.sleep(0.01 * n)) for n in range(5)]
+    await asyncio.gather(*(waits(0.02 * n) for n in range(10)), *done)
+
+    assert len(late) == 10
+    assert min(late) >= 0.09  # a loop may call a millisecond early
+
+
+async def test_what_is_done_is_not_cancelled_when_its_time_is_up() -> None:
+    await within_seconds(0.05, asyncio.sleep(0.01))
+
+    await asyncio.sleep(0.1)
+
+
+async def test_one_within_another_runs_out_alone() -> None:
+    async def inner() -> str:
+        try:
+            await within_seconds(0.01, asyncio.Event().wait())
+        except TimeoutError:
+            return await asyncio.sleep(0.01, "went on")
+        return "never"
+
+    assert await within_seconds(LONG, inner()) == "went on"
+
+
+async def test_cancelled_from_outside_as_its_time_runs_out_it_is_cancelled() -> None:
+    task = asyncio.create_task(within_seconds(0.01, asyncio.Event().wait()))
+    await asyncio.sleep(0)
+    asyncio.get_running_loop().call_later(0.01, task.cancel)
+    time.sleep(0.05)  # noqa: ASYNC251 - both are due at the same turn of the loop
 
     with pytest.raises(asyncio.CancelledError):
         await task
