@@ -9,11 +9,11 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Protocol
 
+from mailtape.deadline import within_seconds
 from mailtape.domain.errors import Unauthenticated, Unavailable
 from mailtape.domain.quota import Decision
 from mailtape.ports.queue import Queue
 from mailtape.services import intake
-from mailtape.deadline import within_seconds
 from mailtape.services.quota import Judged
 from mailtape_ingest import replies
 from mailtape_ingest.events import Abandoned, Login, Mail, Recipient
