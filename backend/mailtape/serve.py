@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 import uvloop
 
 from mailtape.api.main import create_app
+from mailtape.background import check_that_all_lasted
 from mailtape.data_folder import DataFolder
 from mailtape.opening import opened
 from mailtape.roles import http as listeners
@@ -35,8 +36,10 @@ def run(settings: Settings, folder: DataFolder, keys: Keys) -> None:
     Raises:
         OSError: an address cannot be bound.
         Unavailable: a file cannot be opened.
+        TaskEnded: a fault of the program ended it.
     """
     uvloop.run(_serve(process.with_open_files(settings), folder, keys))
+    check_that_all_lasted()
 
 
 async def _serve(settings: Settings, folder: DataFolder, keys: Keys) -> None:

@@ -8,7 +8,7 @@ import pytest
 import uvloop
 from structlog.testing import capture_logs
 
-from mailtape.background import lasting
+from mailtape.background import TaskEnded, check_that_all_lasted, lasting
 from mailtape.domain.errors import Unavailable
 from mailtape.roles import process
 from mailtape_workers.schedule import every
@@ -58,6 +58,8 @@ def test_a_process_ends_in_order_when_one_ends_that_should_last(work: Work) -> N
         assert _ends_the_process(work)
 
     assert [(line["event"], line["task"]) for line in logs] == [("task.ended", "a task")]
+    with pytest.raises(TaskEnded, match="a task"):
+        check_that_all_lasted()
 
 
 @pytest.mark.parametrize("work", [_return, _last])
@@ -66,6 +68,7 @@ def test_an_end_that_was_asked_for_is_none_of_these(work: Work) -> None:
         assert not _ends_the_process(work)
 
     assert logs == []
+    check_that_all_lasted()
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, asyncio.CancelledError, Unavailable])

@@ -1,8 +1,8 @@
 """All commands, and the one table from what went wrong to how the command ends.
 
 Exit codes follow sysexits.h where it has one: 0 done, 1 refused or found something, 2 wrong
-usage, 69 a part is unavailable, 74 a file cannot be used, 75 another process is in the way, 78
-wrong settings or schema.
+usage, 69 a part is unavailable, 70 a fault of the program ended a server, 74 a file cannot be used,
+75 another process is in the way, 78 wrong settings or schema.
 """
 
 import os
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import typer
 
+from mailtape.background import TaskEnded
 from mailtape.commands import (
     accounts,
     backups,
@@ -70,6 +71,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except Unavailable as error:
         damaged = error.code == "file_damaged"
         return _failed(error.message, os.EX_IOERR if damaged else os.EX_UNAVAILABLE)
+    except TaskEnded as error:
+        return _failed(str(error), os.EX_SOFTWARE)
     except MailtapeError as error:
         return _failed(error.message, 1)
     except OSError as error:

@@ -10,6 +10,7 @@ from importlib import import_module
 
 import uvloop
 
+from mailtape.background import check_that_all_lasted
 from mailtape.data_folder import DataFolder
 from mailtape.roles import process
 from mailtape.services.tokens import Keys
@@ -25,7 +26,9 @@ def run(role: str, settings: Settings, folder: DataFolder, keys: Keys) -> None:
     Raises:
         OSError: an address cannot be bound.
         Conflict: a server has something of ours that was made otherwise.
+        TaskEnded: a fault of the program ended it.
     """
     # By name: only one of them knows the web framework, which takes long to load.
     live = import_module(f"mailtape.fleet.{role}").live
     uvloop.run(live(process.with_open_files(settings), folder, keys))
+    check_that_all_lasted()
