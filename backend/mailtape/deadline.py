@@ -12,9 +12,11 @@ from collections import deque
 from collections.abc import Coroutine, Generator
 from types import TracebackType
 from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
 
 T = TypeVar("T")
+
+_TICK = 0.001
+"""What a loop's clock may be short of when a timer rings."""
 
 
 async def within_seconds(seconds: float, work: Coroutine[Any, Any, T]) -> T:
@@ -40,7 +42,7 @@ class _Deadline:
         self.at = at
         self.over = False
         self._passed = False
-        self._task = task
+        self._task: asyncio.Task[Any] | None = task
         self._asked_before = task.cancelling()
 
     def __enter__(self) -> None:
@@ -50,16 +52,18 @@ class _Deadline:
         self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None
     ) -> None:
         self.over = True
-        if not self._passed:
+        task, self._task = self._task, None  # it may stand in line for long, behind one that waits
+        if task is None or not self._passed:
             return
-        ours_alone = self._task.uncancel() <= self._asked_before
+        ours_alone = task.uncancel() <= self._asked_before
         if ours_alone and isinstance(error, asyncio.CancelledError):
             raise TimeoutError from error
 
     def let_pass(self) -> None:
         """Cancel the task; the block then ends with TimeoutError."""
         self._passed = True
-        self._task.cancel()
+        if self._task is not None:
+            self._task.cancel()
 
 
 class _Deadlines:
@@ -84,21 +88,25 @@ class _Deadlines:
 
     def _ring(self) -> None:
         loop = asyncio.get_running_loop()
-        now = loop.time()
-        while self._set and (self._set[0].over or self._set[0].at <= now):
-            first = self._set.popleft()
-            if not first.over:
-                first.let_pass()
-        self._timer = loop.call_at(self._set[0].at, self._ring) if self._set else None
+        now = loop.time() + _TICK
+        try:
+            while self._set and (self._set[0].over or self._set[0].at <= now):
+                first = self._set.popleft()
+                if not first.over:
+                    first.let_pass()
+        finally:
+            self._timer = loop.call_at(self._set[0].at, self._ring) if self._set else None
 
 
-_of: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[float, _Deadlines]] = WeakKeyDictionary()
+_of: dict[asyncio.AbstractEventLoop, dict[float, _Deadlines]] = {}
 
 
 def _deadlines(seconds: float) -> _Deadlines:
     loop = asyncio.get_running_loop()
     lengths = _of.get(loop)
     if lengths is None:
+        for ended in [each for each in _of if each.is_closed()]:
+            del _of[ended]
         lengths = _of[loop] = {}
     deadlines = lengths.get(seconds)
     if deadlines is None:

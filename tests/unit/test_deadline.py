@@ -1,9 +1,11 @@
 """Work gets its time, and no more; whoever cancels from outside is heard."""
 
 import asyncio
+import gc
 import time
 
 import pytest
+import uvloop
 
 from mailtape.deadline import within_seconds
 
@@ -93,38 +95,70 @@ async def test_whoever_cancels_from_outside_is_heard() -> None:
         await task
 
 
-async def test_each_runs_out_in_its_time_though_one_timer_serves_all() -> None:
-    begun, late = time.monotonic(), []
+async def test_each_runs_out_in_its_own_time() -> None:
+    """By what happens before what: how long it takes is the machine's."""
+    loop, heard = asyncio.get_running_loop(), []
 
-    async def waits(seconds: float) -> None:
-        await asyncio.sleep(seconds)
-        try:
-            await within_seconds(0.1, asyncio.Event().wait())
-        except TimeoutError:
-            late.append(time.monotonic() - begun - seconds)
+    async def waits(number: int) -> None:
+        await asyncio.sleep(0.05 * number)
+        loop.call_later(0.18, heard.append, f"before {number}")
+        loop.call_later(0.23, heard.append, f"after {number}")
+        with pytest.raises(TimeoutError):
+            await within_seconds(0.2, asyncio.Event().wait())
+        heard.append(f"passed {number}")
 
-    done = [within_seconds(0.1, asyncio.sleep(0.01 * n)) for n in range(5)]
-    await asyncio.gather(*(waits(0.02 * n) for n in range(10)), *done)
+    done = [within_seconds(0.2, asyncio.sleep(0)) for _ in range(5)]
+    await asyncio.gather(*(waits(number) for number in range(4)), *done)
+    await asyncio.sleep(0.1)
 
-    assert len(late) == 10
-    assert min(late) >= 0.09  # a loop may call a millisecond early
+    for number in range(4):
+        turns = [heard.index(f"{when} {number}") for when in ("before", "passed", "after")]
+        assert turns == sorted(turns), heard
 
 
 async def test_what_is_done_is_not_cancelled_when_its_time_is_up() -> None:
-    await within_seconds(0.05, asyncio.sleep(0.01))
+    await within_seconds(0.05, asyncio.sleep(0))
 
     await asyncio.sleep(0.1)
+
+
+async def test_what_is_done_is_remembered_no_longer_than_what_began_before_it() -> None:
+    for _ in range(1000):
+        await within_seconds(LONG, asyncio.sleep(0))
+
+    left = sum(type(each).__name__ == "_Deadline" for each in gc.get_objects())
+    assert left < 100
+
+
+async def test_a_task_that_was_to_be_cancelled_before_is_told_that_time_is_up() -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.sleep(0)
+
+    with pytest.raises(TimeoutError):
+        await within_seconds(0.01, asyncio.Event().wait())
+    assert task.uncancel() == 0
 
 
 async def test_one_within_another_runs_out_alone() -> None:
     async def inner() -> str:
         try:
-            await within_seconds(0.01, asyncio.Event().wait())
+            await within_seconds(0.05, asyncio.Event().wait())
         except TimeoutError:
             return await asyncio.sleep(0.01, "went on")
         return "never"
 
     assert await within_seconds(LONG, inner()) == "went on"
+
+
+async def test_one_within_another_of_the_same_length() -> None:
+    inside = within_seconds(0.05, asyncio.Event().wait())
+
+    with pytest.raises(TimeoutError):
+        await within_seconds(0.05, inside)
+    assert not asyncio.current_task().cancelling()  # type: ignore[union-attr]
 
 
 async def test_cancelled_from_outside_as_its_time_runs_out_it_is_cancelled() -> None:
@@ -135,3 +169,15 @@ async def test_cancelled_from_outside_as_its_time_runs_out_it_is_cancelled() -> 
 
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+def test_it_runs_out_on_the_loop_that_serves_too() -> None:
+    async def forty() -> list[object]:
+        late = [within_seconds(0.1, asyncio.Event().wait()) for _ in range(20)]
+        done = [within_seconds(0.1, asyncio.sleep(0, "done")) for _ in range(20)]
+        return await asyncio.gather(*late, *done, return_exceptions=True)
+
+    for _ in range(2):  # one loop after the other
+        told = uvloop.run(forty())
+        assert [type(each) for each in told[:20]] == [TimeoutError] * 20
+        assert told[20:] == ["done"] * 20

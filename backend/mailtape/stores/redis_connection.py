@@ -1,9 +1,10 @@
-"""Redis as our stores use it: answered within a third of a second, or not asked at all.
+"""Redis as our stores use it: answered in a fraction of a second, or not asked at all.
 
 Promises:
 
-* A call ends within `SECONDS` for connecting and again for its answers; nothing is tried twice
-  behind our back. The library's own defaults would hold a mail server up for a minute.
+* A call ends within `SECONDS` for a connection that is free and connected, and again for its
+  answers; nothing is tried twice behind our back. The library's own defaults would hold a mail
+  server up for a minute.
 * Whatever keeps Redis from working is `Unavailable`: no connection, no answer in time, a replica,
   no memory, still loading, a wrong password.
 * After three failures in a row Redis is left alone, and calls fail at once, until a write that is
