@@ -8,6 +8,7 @@ are done it is ended, and everything that is kept is verified.
 import json
 import random
 import secrets
+import smtplib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,6 +20,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+import redis
 
 import fleet as fleets
 import services
@@ -49,6 +51,7 @@ FILLING = 16_000
 UNTOLD = 3
 """Questions of one process that Redis does not answer before the process leaves it alone."""
 MAILS_A_MONTH = 8
+ASKED_PER_MAIL = 4
 STORAGE = 10_000
 ROOM_WITHIN = 90.0
 """Seconds in which deleting gives room back: 45 until nobody can hold mail unseen, some looks."""
@@ -270,6 +273,7 @@ def test_without_mysql_known_addresses_take_mail_and_nobody_is_called_unknown(
         for stranger in (unheard_of, f"nobody@{fleets.DOMAIN}"):
             assert send(fleet, "unknown", stranger) == NOT_NOW
             assert ask(fleet, stranger)[:9] == NOT_NOW.decode()
+        _sends_to_both(fleet, unheard_of, known)
         answer = local.get("/messages")
         assert answer.status_code == 503
         assert int(answer.headers["Retry-After"]) > 0
@@ -277,9 +281,20 @@ def test_without_mysql_known_addresses_take_mail_and_nobody_is_called_unknown(
     finally:
         up(instance, "mysql", how)
 
-    expected = ["before-0", *(f"meanwhile-{number}-0" for number in range(5))]
+    expected = ["before-0", *(f"meanwhile-{number}-0" for number in range(5)), "to both"]
     until_works(fleet, unheard_of)
     assert sorted(subjects(local, known, expected)) == expected
+
+
+def _sends_to_both(fleet: Fleet, stranger: str, known: str) -> None:
+    """Names both in one mail, the stranger first; the known one gets it."""
+    host, _, port = fleet.of("ingest")[0].smtp.rpartition(":")
+    with smtplib.SMTP(host, int(port), timeout=30) as client:
+        client.ehlo()
+        client.mail("sender@example.org")
+        assert client.rcpt(stranger)[0] == 451
+        assert client.rcpt(known)[0] == 250
+        assert client.data("Subject: to both\n\ntext")[0] == 250
 
 
 def test_without_mysql_mail_is_taken_until_the_queue_is_full_and_all_of_it_is_stored(
@@ -420,6 +435,50 @@ def test_without_redis_exactly_the_limit_is_taken_and_when_it_is_back(
         assert owner.used() == taken
 
 
+def test_exactly_the_limit_is_granted_though_redis_is_emptied_while_two_daemons_are_asked(
+    fleet: Fleet, instance: Instance, chance: random.Random, *, soak: bool
+) -> None:
+    """Each asker comes again with the same question until it is told, as Postfix does."""
+    second = fleet.add("policy")
+    second.launch()
+    try:
+        second.wait_until_ready(SEEN_WITHIN)
+        daemons = [process.policy for process in fleet.of("policy")]
+        for _ in range(50 if soak else 4):
+            with registered(fleet.of("api")[0].http) as owner:
+                _grants_the_limit(instance, owner.address(), daemons, chance)
+    finally:
+        second.close()
+        fleet.processes.remove(second)
+
+
+def _grants_the_limit(
+    instance: Instance, address: str, daemons: Sequence[str], chance: random.Random
+) -> None:
+    def insist(daemon: str) -> str:
+        name, deadline = secrets.token_hex(8), time.monotonic() + SEEN_WITHIN
+        while True:
+            action = asked(daemon, address, instance=name)[:9]
+            if action != NOT_NOW.decode():
+                return action
+            assert time.monotonic() < deadline, "nobody can tell"
+            time.sleep(0.05)
+
+    chosen = [chance.choice(daemons) for _ in range(ASKED_PER_MAIL * MAILS_A_MONTH)]
+    with (
+        ThreadPoolExecutor(len(chosen)) as pool,
+        redis.Redis.from_url(instance.variables()["REDIS_URL"], socket_timeout=5) as server,
+    ):
+        told = [pool.submit(insist, daemon) for daemon in chosen]
+        for _ in range(2):
+            time.sleep(chance.random() * 0.1)
+            server.flushall()
+        actions = Counter(each.result() for each in told)
+
+    assert actions["DUNNO"] == MAILS_A_MONTH
+    assert actions.total() == actions["DUNNO"] + actions["452 4.2.2"]
+
+
 def test_processes_start_while_redis_is_down(fleet: Fleet, instance: Instance) -> None:
     """They ask it before their doors are open, and must not wait for it."""
     processes = [fleet.of(role)[0] for role in ("api", "ingest", "policy")]
@@ -447,6 +506,26 @@ def until_shown(process: Process, *, counters: int) -> None:
     while line not in httpx.get(metrics, timeout=ANSWER_WITHIN, trust_env=False).text.splitlines():
         assert time.monotonic() < deadline, line
         time.sleep(0.1)
+
+
+@pytest.mark.parametrize("name", ["rabbitmq", "mongodb"])
+def test_processes_start_while_what_they_need_later_is_down(
+    name: str, fleet: Fleet, instance: Instance, local: Owner
+) -> None:
+    address = local.address()
+    processes = [fleet.of(role)[0] for role in ("api", "ingest", "policy", "worker")]
+    down(instance, name, "killed")
+    try:
+        for process in processes:
+            process.kill()
+            process.launch()
+        for process in processes:
+            process.wait_until_ready(SEEN_WITHIN)
+        assert ask(fleet, address) == "DUNNO"
+    finally:
+        up(instance, name, "killed")
+    until_works(fleet, address)
+    assert subjects(local, address, ["again-0"]) == ["again-0"]
 
 
 def test_a_month_stays_full_for_as_long_as_its_mail_waits(fleet: Fleet, instance: Instance) -> None:
