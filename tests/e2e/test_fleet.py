@@ -30,6 +30,7 @@ from live import Told, follow
 from lossy import link
 from owners import Owner, owning, registered
 from people import PASSWORD
+from processes import free_ports
 from senders import SENDER, Line, Senders, compare, numbered
 from served import environment
 
@@ -701,6 +702,36 @@ def _healths(api: Process) -> int:
 NEEDED = ["DB_HOST", "MONGODB_URL", "RABBITMQ_URL", "JWT_SECRET", "API_TOKEN_SALT"]
 
 
+@pytest.mark.parametrize(
+    ("role", "shown"),
+    [
+        ("ingest", "mailtape_messages_accepted_total{"),
+        ("policy", 'mailtape_policy_answers_total{reason="none"}'),
+    ],
+)
+def test_a_door_shows_its_health_and_what_it_has_answered(
+    role: str, shown: str, fleet: Fleet, local: Owner
+) -> None:
+    (port,) = free_ports(1)
+    door = fleet.add(role, METRICS_LISTEN=f"127.0.0.1:{port}")
+    try:
+        door.start()
+        if role == "policy":
+            assert asked(door.policy, local.address()) == "DUNNO"
+        else:
+            assert by_smtp(door)(a_mail("seen"), local.address()).startswith("250")
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as at:
+            assert at.get("/health").status_code == 200
+            lines = at.get("/metrics").text.splitlines()
+    finally:
+        door.close()
+        fleet.processes.remove(door)
+
+    assert [line for line in lines if line.startswith(shown) and line.endswith(" 1.0")]
+    for part in ("rows", "counters"):
+        assert f'mailtape_part_works{{part="{part}"}} 1.0' in lines
+
+
 @pytest.mark.parametrize("role", ["api", "ingest", "policy", "worker"])
 def test_a_process_that_lacks_a_setting_says_which(
     role: str, fleet: Fleet, tmp_path: Path, mailtape: Forked
@@ -737,6 +768,29 @@ def test_a_process_does_not_start_on_rows_of_another_release(
             ended = mailtape.run(role, "--data", tmp_path / "var", cwd=tmp_path, settings=changed)
             assert ended.returncode == 78, ended.stderr
             assert "has the schema of an older release; run `mailtape migrate`." in ended.stderr
+
+
+def test_processes_go_on_and_none_starts_on_the_rows_of_a_newer_release(
+    tmp_path: Path, mailtape: Forked
+) -> None:
+    """As while a fleet is upgraded: the rows first, then the processes in turn."""
+    counts = {"api": 1, "ingest": 1, "worker": 1}
+    with (
+        fleets.places() as own,
+        fleets.fleet(tmp_path, own, mailtape, **counts) as older,
+        fleets.local(older.of("api")[0]) as owner,
+    ):
+        address = owner.address()
+        with closing(services.connect_mysql(own)) as rows, rows.cursor() as cursor:
+            cursor.execute("ALTER TABLE messages ADD COLUMN of_a_newer_release INTEGER NULL")
+            cursor.execute("UPDATE alembic_version SET version_num = '9999'")
+
+        assert by_smtp(older.of("ingest")[0])(a_mail("late"), address).startswith("250")
+        until_stored(owner, address, 1)
+        for role in ("api", "worker"):
+            ended = older.run(role)
+            assert ended.returncode == 78, ended.stderr
+            assert "is newer than this release of Mailtape." in ended.stderr
 
 
 @pytest.mark.parametrize("role", ["api", "worker"])

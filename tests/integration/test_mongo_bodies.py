@@ -107,6 +107,18 @@ async def test_large_parts_come_back_byte_for_byte_and_go_whole(database: Databa
     assert set((await _counts(database)).values()) == {0}
 
 
+@pytest.mark.parametrize(("octets", "files"), [(8 * 2**20, 0), (8 * 2**20 + 1, 1)])
+async def test_what_is_over_8_mib_lies_in_gridfs(
+    database: Database, octets: int, files: int
+) -> None:
+    body = Body(_body().key, _blob(secrets.token_bytes(octets)), _blob(b"content"), ())
+
+    await MongoBodies(database).keep([body])
+
+    assert (await _counts(database))["large.files"] == files
+    assert await MongoBodies(database).raw(body.key) == body.raw
+
+
 async def test_the_drivers_own_gridfs_reads_what_is_large(database: Database) -> None:
     body = a_large_body(2)
     await MongoBodies(database).keep([body])

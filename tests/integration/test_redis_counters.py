@@ -259,6 +259,21 @@ def _fits(limits: Limits, usage: Usage, before: int | None, octets: int, now: da
     return by_size
 
 
+async def test_what_is_asked_at_a_time_goes_together(fleet: Fleet) -> None:
+    counters = fleet.a_process()
+    await counters.usage(fleet.acme, fleet.now())
+    before = fleet.server.info("commandstats")["cmdstat_evalsha"]["calls"]
+
+    asked = (
+        counters.reserve(fleet.acme, A_HUNDRED, key, 1, fleet.now()) for key in _keys(2 * LIMIT)
+    )
+    told = await asyncio.gather(*asked)
+
+    assert sum(decision.accepted for decision in told) == LIMIT
+    calls = fleet.server.info("commandstats")["cmdstat_evalsha"]["calls"] - before
+    assert calls <= 2
+
+
 # Redis forgets.
 
 
