@@ -56,7 +56,7 @@ class Judged(NamedTuple):
     decision: Decision
     destination: Destination | None
     blind: bool = False
-    """Whether the counters do not answer. They will not for the next recipient either, and take
+    """Whether what would tell does not answer. It will not of the next recipient either, and takes
     seconds to show it: a door asks about no more of the same mail."""
 
 
@@ -100,7 +100,6 @@ class Quota:
         again gets the same answer and holds nothing more.
         """
         ask = self._fits if received else self._reserve
-        destination = None
         try:
             destination = await self._recipients.resolve(address)
             if self._goes_too_far(destination, taken):
@@ -115,7 +114,7 @@ class Quota:
             return Judged(address, _SUSPENDED, None)
         except Unavailable as error:
             log.warning("quota.cannot_decide", why=str(error))
-            return Judged(address, _CANNOT_DECIDE, None, blind=destination is not None)
+            return Judged(address, _CANNOT_DECIDE, None, blind=True)
         except Exception:
             log.exception("quota.failed")
             return Judged(address, _CANNOT_DECIDE, None)

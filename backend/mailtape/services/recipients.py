@@ -34,7 +34,7 @@ _STALE_SECONDS = 600.0
 _PATIENCE_SECONDS = 0.25
 """Rows that take longer cannot be asked about who is known: half of the policy daemon's time."""
 _LEFT_ALONE_SECONDS = 1.0
-"""After that they are not asked again: the first asker has waited for all."""
+"""After that they are not asked again about who is known: the first asker has waited for all."""
 _MOST_UNKNOWN = 10_000
 _UNKNOWN_SECONDS = 5.0
 """Short: a process that does not hear of a new address by `forget` refuses its mail for good."""
@@ -80,9 +80,6 @@ class Recipients:
         """Until when nobody's, in the order of that time."""
         self._generation = 0
         self._left_alone_until = 0.0
-        """About who is known."""
-        self._away_until = 0.0
-        """About anybody: they were waited for as long as they may be."""
 
     async def resolve(self, address: str) -> Destination:
         """Find whose mail this recipient's is.
@@ -101,7 +98,7 @@ class Recipients:
             raise _unknown()
         if known is not None and now < known.looked_up + _STALE_SECONDS:
             return await self._look_up_again(recipient, known.destination, now)
-        return await self._look_up_stranger(recipient, now)
+        return await self._look_up(recipient, now)
 
     def forget(self) -> None:
         """Look everything up afresh from now on; call it after the commit."""
@@ -119,15 +116,6 @@ class Recipients:
         except (Unavailable, TimeoutError):
             self._left_alone_until = time.monotonic() + _LEFT_ALONE_SECONDS
             return known
-
-    async def _look_up_stranger(self, recipient: str, now: float) -> Destination:
-        if now < self._away_until:
-            raise Unavailable("The database does not answer at the moment.")
-        try:
-            return await self._look_up(recipient, now)
-        except Unavailable:
-            self._away_until = time.monotonic() + _LEFT_ALONE_SECONDS
-            raise
 
     async def _look_up(self, recipient: str, now: float) -> Destination:
         generation = self._generation

@@ -252,24 +252,6 @@ async def test_rows_that_were_away_are_left_alone_by_whoever_is_known(
     assert answers == [known] * 20
 
 
-async def test_rows_that_were_away_are_left_alone_by_strangers_and_tell_of_them_soon_after(
-    installation: Installation, strict: Recipients, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(recipients, "_LEFT_ALONE_SECONDS", 0.2)
-    await installation.an_organisation("acme", "free")
-    known = await strict.resolve(f"qa@acme.{DOMAIN}")
-
-    with rows_away(installation.parts.database) as tried:
-        for number in range(20):
-            with pytest.raises(Unavailable):
-                await strict.resolve(f"{number}@acme.{DOMAIN}")
-            assert await strict.resolve(f"qa@acme.{DOMAIN}") == known
-        assert len(tried) == 1
-    await asyncio.sleep(0.2)
-
-    assert await strict.resolve(f"0@acme.{DOMAIN}")
-
-
 def _suspend(session: Session) -> None:
     organisation = organisations.find_by_slug(session, "acme")
     assert organisation is not None
