@@ -36,13 +36,12 @@ async def within_seconds(seconds: float, work: Coroutine[Any, Any, T]) -> T:
 class _Deadline:
     """When a task is cancelled, unless the block ends before; else as `asyncio.timeout`."""
 
-    __slots__ = ("_asked_before", "_passed", "_task", "at", "over")
+    __slots__ = ("_asked_before", "_passed", "at", "task")
 
     def __init__(self, at: float, task: asyncio.Task[Any]) -> None:
         self.at = at
-        self.over = False
+        self.task: asyncio.Task[Any] | None = task  # none any more when the block has ended
         self._passed = False
-        self._task: asyncio.Task[Any] | None = task
         self._asked_before = task.cancelling()
 
     def __enter__(self) -> None:
@@ -51,8 +50,7 @@ class _Deadline:
     def __exit__(
         self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None
     ) -> None:
-        self.over = True
-        task, self._task = self._task, None  # it may stand in line for long, behind one that waits
+        task, self.task = self.task, None  # this may stand in line for long, behind one that waits
         if task is None or not self._passed:
             return
         ours_alone = task.uncancel() <= self._asked_before
@@ -60,10 +58,10 @@ class _Deadline:
             raise TimeoutError from error
 
     def let_pass(self) -> None:
-        """Cancel the task; the block then ends with TimeoutError."""
-        self._passed = True
-        if self._task is not None:
-            self._task.cancel()
+        """Cancel the task, if it is still at it; the block then ends with TimeoutError."""
+        if self.task is not None:
+            self._passed = True
+            self.task.cancel()
 
 
 class _Deadlines:
@@ -79,7 +77,7 @@ class _Deadlines:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine is awaited by a task
         deadline = _Deadline(loop.time() + self._seconds, task)
-        while self._set and self._set[0].over:
+        while self._set and self._set[0].task is None:
             self._set.popleft()
         self._set.append(deadline)
         if self._timer is None:
@@ -90,15 +88,14 @@ class _Deadlines:
         loop = asyncio.get_running_loop()
         now = loop.time() + _TICK
         try:
-            while self._set and (self._set[0].over or self._set[0].at <= now):
-                first = self._set.popleft()
-                if not first.over:
-                    first.let_pass()
+            while self._set and (self._set[0].task is None or self._set[0].at <= now):
+                self._set.popleft().let_pass()
         finally:
             self._timer = loop.call_at(self._set[0].at, self._ring) if self._set else None
 
 
 _of: dict[asyncio.AbstractEventLoop, dict[float, _Deadlines]] = {}
+"""Of each loop, by their length."""
 
 
 def _deadlines(seconds: float) -> _Deadlines:

@@ -699,9 +699,6 @@ def _healths(api: Process) -> int:
     return sum(int(float(line.split()[-1])) for line in lines if 'route="/health"' in line)
 
 
-NEEDED = ["DB_HOST", "MONGODB_URL", "RABBITMQ_URL", "JWT_SECRET", "API_TOKEN_SALT"]
-
-
 @pytest.mark.parametrize(
     ("role", "shown"),
     [
@@ -730,6 +727,9 @@ def test_a_door_shows_its_health_and_what_it_has_answered(
     assert [line for line in lines if line.startswith(shown) and line.endswith(" 1.0")]
     for part in ("rows", "counters"):
         assert f'mailtape_part_works{{part="{part}"}} 1.0' in lines
+
+
+NEEDED = ["DB_HOST", "MONGODB_URL", "RABBITMQ_URL", "JWT_SECRET", "API_TOKEN_SALT"]
 
 
 @pytest.mark.parametrize("role", ["api", "ingest", "policy", "worker"])

@@ -466,16 +466,20 @@ def _grants_the_limit(
     assert actions.total() == actions["DUNNO"] + actions["452 4.2.2"]
 
 
+def _start_again(processes: Sequence[Process]) -> None:
+    for process in processes:
+        process.kill()
+        process.launch()
+    for process in processes:
+        process.wait_until_ready(SEEN_WITHIN)
+
+
 def test_processes_start_while_redis_is_down(fleet: Fleet, instance: Instance) -> None:
     """They ask it before their doors are open, and must not wait for it."""
     processes = [fleet.of(role)[0] for role in ("api", "ingest", "policy")]
     down(instance, "redis", "killed")
     try:
-        for process in processes:
-            process.kill()
-            process.launch()
-        for process in processes:
-            process.wait_until_ready(SEEN_WITHIN)
+        _start_again(processes)
         api = processes[0]
         until_shown(api, counters=0)
         assert health(f"http://{api.metrics}")[0] == 200
@@ -503,11 +507,7 @@ def test_processes_start_while_what_they_need_later_is_down(
     processes = [fleet.of(role)[0] for role in ("api", "ingest", "policy", "worker")]
     down(instance, name, "killed")
     try:
-        for process in processes:
-            process.kill()
-            process.launch()
-        for process in processes:
-            process.wait_until_ready(SEEN_WITHIN)
+        _start_again(processes)
         assert ask(fleet, address) == "DUNNO"
     finally:
         up(instance, name, "killed")

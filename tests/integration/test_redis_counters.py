@@ -798,6 +798,21 @@ async def test_no_question_waits_until_redis_is_back_and_the_limit_holds(
     await counters.close()
 
 
+@pytest.mark.parametrize("failure", [_killed, _paused, _slow])
+async def test_redis_alone_keeps_nobody_waiting_for_a_second(
+    fleet: Fleet, failure: Callable[[Fleet], Callable[[], None]]
+) -> None:
+    """Without the rows, whose disk others use."""
+    await fleet.a_process(patience=SECONDS).usage(fleet.acme, fleet.now())
+    recover = await asyncio.to_thread(failure, fleet)
+    for _ in range(5):
+        begun = time.monotonic()
+        with pytest.raises(Unavailable):
+            await fleet.connections[-1].commands([("PING",)])
+        assert time.monotonic() - begun < 1
+    await asyncio.to_thread(recover)
+
+
 async def test_the_true_size_goes_along_into_the_rows_and_back(fleet: Fleet) -> None:
     policy, ingest, now = fleet.with_standby(), fleet.with_standby(), fleet.now()
     limits = Limits(storage_bytes=200)
