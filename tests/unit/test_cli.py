@@ -119,3 +119,42 @@ def test_an_address_that_cannot_be_bound_ends_with_74(tmp_path: Path) -> None:
 
     assert answer.returncode == 74
     assert "Traceback" not in answer.stderr
+
+
+WITH_A_FAULT = """
+import sys
+from mailtape import background, cli
+from mailtape.roles import process
+
+ready = process.tell_ready
+
+async def fail():
+    raise ZeroDivisionError
+
+def ready_with_a_fault(*told):
+    ready(*told)
+    background.lasting(fail(), "a planted task")
+
+process.tell_ready = ready_with_a_fault
+sys.argv[0] = "mailtape"
+cli.main()
+"""
+"""`mailtape`, in which a task ends that should last, once all is served."""
+
+
+def test_a_server_that_a_fault_of_its_own_ended_ends_with_70(tmp_path: Path) -> None:
+    anywhere = ["--smtp", "127.0.0.1:0", "--http", "127.0.0.1:0"]
+
+    ended = subprocess.run(
+        [sys.executable, "-c", WITH_A_FAULT, "serve", "--data", tmp_path / "var", *anywhere],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert ended.returncode == 70, ended.stderr
+    assert "ready" in ended.stdout
+    assert ended.stderr.splitlines()[-1].endswith("did not: a planted task.")
