@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import mysql
 import services
 from mailtape.domain.errors import TooMany
 from mailtape.ports.limits import FailureLimit, FailureLimits
@@ -37,6 +38,7 @@ async def database(migrated_rows: Path, tmp_path: Path) -> AsyncIterator[Databas
 @pytest.fixture(
     params=[
         "rows",
+        pytest.param("mysql", marks=pytest.mark.services),
         pytest.param("redis", marks=pytest.mark.services),
         pytest.param("standby", marks=pytest.mark.services),
     ]
@@ -44,6 +46,10 @@ async def database(migrated_rows: Path, tmp_path: Path) -> AsyncIterator[Databas
 async def limits(
     request: pytest.FixtureRequest, database: Database
 ) -> AsyncIterator[FailureLimits]:
+    if request.param == "mysql":
+        async with mysql.rows_of(request.getfixturevalue("migrated_mysql")) as rows:
+            yield SqlFailureLimits(rows)
+        return
     in_rows = SqlFailureLimits(database)
     if request.param == "rows":
         yield in_rows

@@ -1,6 +1,7 @@
 """What an operator does to a fleet, with the real command and the real servers."""
 
 import asyncio
+import hashlib
 import re
 import subprocess
 import threading
@@ -11,14 +12,19 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+import aio_pika
 import pytest
+import zstandard
 
 import mysql
 import processes
 import services
-from fakes import a_delivery, an_envelope
+from fakes import a_delivery, an_envelope, an_organisation_id
 from forked import Forked
+from mailtape.domain.ids import IngestId, new_id
+from mailtape.ports.bodies import Blob, Body, BodyKey
 from mailtape.rows import organisations
+from mailtape.stores.mongo_bodies import MongoBodies
 from mailtape.stores.mongo_claims import MongoClaims
 from mailtape.stores.mongo_connection import open_client
 from mailtape.stores.rabbit_queue import RabbitQueue
@@ -30,6 +36,7 @@ pytestmark = [pytest.mark.services, pytest.mark.e2e]
 T = TypeVar("T")
 
 RAW = b"Subject: parked\r\n\r\n\x00 bytes \xff\r\n"
+BLOB = Blob(zstandard.compress(RAW), len(RAW), hashlib.sha256(RAW).digest())
 QUEUE_MAX_BYTES = 2**30
 SECONDS = 30
 
@@ -182,6 +189,61 @@ def test_a_worker_shows_what_alerts_ask_for(
     for name in sorted({name for name, _ in ASKED}):
         declared = re.sub("_(total|bucket)$", "", name)
         assert any(line.startswith(f"# TYPE {declared}") for line in lines), name
+
+
+@pytest.mark.parametrize("role", ["api", "ingest", "policy", "worker"])
+def test_no_process_starts_with_a_queue_that_could_lose_mail(
+    fleet: dict[str, str], tmp_path: Path, mailtape: Forked, role: str
+) -> None:
+    lossy = f"lossy-{role}"
+
+    async def declare() -> None:
+        async with await aio_pika.connect(fleet["RABBITMQ_URL"]) as connection:
+            await (await connection.channel()).declare_queue(lossy)
+
+    asyncio.run(declare())
+    doors = {
+        "api": ("--http", "127.0.0.1:0"),
+        "ingest": ("--smtp", "127.0.0.1:0"),
+        "policy": ("--listen", "127.0.0.1:0"),
+    }
+
+    ended = mailtape.run(
+        role, *doors.get(role, ()), cwd=tmp_path, settings=fleet | {"RABBITMQ_QUEUE": lossy}
+    )
+
+    assert ended.returncode == 1, ended.stdout
+    assert f"The queue '{lossy}' at RABBITMQ_URL is declared otherwise" in ended.stderr
+    assert "ready" not in ended.stdout
+
+
+def test_a_worker_sweeps_the_body_that_a_dead_one_left(
+    fleet: dict[str, str], tmp_path: Path
+) -> None:
+    """It keeps a body before its rows: killed in between, it leaves what nobody names."""
+
+    async def on_bodies(act: Callable[[MongoBodies], Awaitable[T]]) -> T:
+        async with open_client(fleet["MONGODB_URL"]) as client:
+            return await act(MongoBodies(client[fleet["MONGODB_DATABASE"]]))
+
+    def kept() -> set[BodyKey]:
+        return set(asyncio.run(on_bodies(lambda bodies: bodies.keys(None, 1000))))
+
+    hours_ago = [int((time.time() - hours * 3600) * 1000) for hours in (25, 23)]
+    old, young = (BodyKey(IngestId(new_id(ms)), an_organisation_id()) for ms in hours_ago)
+    left = [Body(key, BLOB, BLOB, (("1", BLOB),)) for key in (old, young)]
+    asyncio.run(on_bodies(lambda bodies: bodies.keep(left)))
+    assert kept() >= {old, young}
+    try:
+        with services.connect_mysql(fleet) as connection, connection.cursor() as cursor:
+            cursor.execute("DELETE FROM rounds")  # another worker had its turn within the hour
+        with worker(fleet, tmp_path):
+            deadline = time.monotonic() + SECONDS
+            while old in kept() and time.monotonic() < deadline:
+                time.sleep(0.1)
+        assert kept() & {old, young} == {young}
+    finally:
+        asyncio.run(on_bodies(lambda bodies: bodies.delete([old, young])))
 
 
 def test_parked_mail_is_dropped(fleet: dict[str, str], tmp_path: Path, mailtape: Forked) -> None:

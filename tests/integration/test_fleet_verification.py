@@ -1,17 +1,21 @@
 """Faults planted in MySQL and MongoDB, behind the program's back, must be named there too."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import URL, text
 
 import mysql
+import services
 from contract.mongo import open_database
 from contract.rabbit import RabbitQueues, open_queues
 from fakes import a_delivery, an_envelope, an_organisation_id
+from forked import Forked
 from mailtape.domain.ids import IngestId, OrganisationId, new_id
 from mailtape.domain.tier import UNLIMITED
 from mailtape.mime.pack import pack
@@ -55,6 +59,22 @@ class Kept:
         queue = await self.queues.open()
         found = verify(self.rows, self.bodies, (), Tally(), queue.named)
         return {finding.kind async for finding in found}
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """Say where all of it is, as an operator does."""
+        names = ("host", "port", "username", "password", "database")
+        asked = ("DB_HOST", "DB_PORT", "DB_USER", "DB_PASSWORD", "DB_NAME")
+        rows = {name: str(getattr(self.url, part)) for name, part in zip(asked, names, strict=True)}
+        return rows | {
+            "MONGODB_URL": services.variables("mongodb")["MONGODB_URL"],
+            "MONGODB_DATABASE": self.documents.name,
+            "RABBITMQ_URL": self.queues.url,
+            "RABBITMQ_QUEUE": self.queues.name,
+            "QUEUE_MAX_BYTES": "1GiB",
+            "JWT_SECRET": "j" * 40,
+            "API_TOKEN_SALT": "s" * 40,
+        }
 
     def plant(self, statement: str, **values: object) -> None:
         with mysql.connected(self.url) as connection:
@@ -156,12 +176,20 @@ Plant = Callable[[Kept], Coroutine[Any, Any, None]]
         (_leave_a_body, Kind.BODY_NEVER_STORED),
     ],
 )
-async def test_names_the_fault(kept: Kept, plant: Plant, kind: Kind) -> None:
+async def test_names_the_fault(
+    kept: Kept, plant: Plant, kind: Kind, mailtape: Forked, tmp_path: Path
+) -> None:
+    """And so does the command, which ends with 1."""
     assert await kept.kinds() == set(), "the control"
 
     await plant(kept)
 
     assert kind in await kept.kinds()
+    ended = await asyncio.to_thread(
+        mailtape.run, "verifydata", cwd=tmp_path, settings=kept.variables
+    )
+    assert ended.returncode == 1, ended.stderr
+    assert f"{kind}: " in ended.stdout
 
 
 async def test_spares_bodies_while_anything_waits_in_the_queue(kept: Kept) -> None:

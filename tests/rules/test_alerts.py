@@ -6,6 +6,7 @@ from pathlib import Path
 
 import promql_parser
 import pytest
+import yaml
 from prometheus_client.metrics_core import Metric
 
 from mailtape import opening
@@ -18,7 +19,8 @@ from mailtape_ingest import replies
 from mailtape_ingest.replies import Reply
 
 RULES = (Path(__file__).parents[2] / "deploy/prometheus/mailtape.rules.yml").read_text()
-EXPRESSIONS = re.findall(r"^ +expr: (.+)$", RULES, re.MULTILINE)
+ALERTS = [rule for group in yaml.safe_load(RULES)["groups"] for rule in group["rules"]]
+EXPRESSIONS = [alert["expr"] for alert in ALERTS]
 METRIC = re.compile(r"\b(mailtape_\w+)(?:\{([^}]*)\})?")
 ASKED = sorted({found for each in EXPRESSIONS for found in METRIC.findall(each)})
 PRODUCED = {
@@ -50,11 +52,15 @@ def labels_of(metric: Metric) -> set[str]:
 
 
 def test_every_alert_has_what_it_needs() -> None:
-    names = re.findall(r"- alert: (\w+)", RULES)
+    names = {alert["alert"] for alert in ALERTS}
 
-    assert len(names) == len(set(names)) == len(EXPRESSIONS) > 5
-    for part in ("for:", "severity:", "summary:", "description:"):
-        assert RULES.count(part) == len(names)
+    assert len(names) == len(ALERTS) > 5
+    for alert in ALERTS:
+        assert set(alert) == {"alert", "expr", "for", "labels", "annotations"}
+        assert re.fullmatch(r"\d+[smh]", alert["for"])
+        assert alert["labels"]["severity"] in {"warning", "critical"}
+        assert set(alert["annotations"]) == {"summary", "description"}
+        assert all(alert["annotations"].values())
 
 
 @pytest.mark.parametrize("expression", EXPRESSIONS)
