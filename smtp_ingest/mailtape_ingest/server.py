@@ -27,7 +27,7 @@ from mailtape.background import own_cancellation_only
 from mailtape.domain.envelope import Protocol
 from mailtape.domain.errors import MailtapeError
 from mailtape.metrics import SMTP_REFUSALS
-from mailtape.services.quota import Judged, unasked
+from mailtape.services.quota import Blind, Judged
 from mailtape_ingest import replies
 from mailtape_ingest.data import Budget
 from mailtape_ingest.events import Abandoned, Close, Event, Login, Mail, Recipient, StartTls
@@ -193,8 +193,8 @@ class Connection(asyncio.Protocol):
         self._client_sent_all = False
         self._hung_up = False
         self._gone = False
-        self._blind = ""
-        """The latest transaction whose recipients nobody could judge."""
+        self._blind: tuple[str, Blind | None] = ("", None)
+        """The latest transaction of which a recipient could not be judged, and what was silent."""
         self._deadline = math.inf
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = math.inf
@@ -348,12 +348,12 @@ class Connection(asyncio.Protocol):
                 pass
 
     async def _judge(self, recipient: Recipient[Judged]) -> Judged:
-        """Judge a recipient; after one of its transaction found nobody to tell, it is not asked."""
-        if recipient.transaction == self._blind:
-            return unasked(recipient.address)
-        judged = await self._server.handler.recipient(recipient)
-        if judged.blind:
-            self._blind = recipient.transaction
+        """Judge a recipient, without what was silent about another of its transaction."""
+        transaction, silent = self._blind
+        blind = silent if recipient.transaction == transaction else None
+        judged = await self._server.handler.recipient(recipient, blind)
+        if judged.blind is not None:
+            self._blind = (recipient.transaction, judged.blind)
         return judged
 
     def _refuse(self, event: _Event, reply: Reply) -> None:

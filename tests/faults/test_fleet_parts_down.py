@@ -298,6 +298,42 @@ def test_without_mysql_known_addresses_take_mail_and_nobody_is_called_unknown(
     assert sorted(subjects(local, known, expected)) == expected
 
 
+@WAYS
+def test_without_mysql_known_recipients_take_a_mail_beside_one_whom_nobody_can_tell_of(
+    how: str, fleet: Fleet, instance: Instance, local: Owner
+) -> None:
+    stranger, known = local.address(), local.address()
+    with registered(fleet.of("api")[0].http) as owner:
+        counted = owner.address()
+        for address in (known, counted):
+            assert relay(fleet, "before", address) == b"250 2.0.0"
+        down(instance, "mysql", how)
+        try:
+            with Line(fleet.of("ingest")[0].smtp, seconds=ANSWER_WITHIN) as line:
+                line.hello()
+                line.say(b"MAIL FROM:<shop@example.org>")
+                begin = time.monotonic()
+                told = [
+                    line.say(b"RCPT TO:<%b>" % each.encode())[:9]
+                    for each in (stranger, known, counted, stranger)
+                ]
+                assert time.monotonic() - begin < ANSWER_WITHIN
+                line.say(b"DATA")
+                line.socket.sendall(b"Subject: beside\r\n\r\nx\r\n.\r\n")
+                kept = line.reply()
+        finally:
+            up(instance, "mysql", how)
+        assert told == [NOT_NOW, b"250 2.1.5", b"250 2.1.5", NOT_NOW]
+        assert kept[:3] == b"250"
+        until_works(fleet, stranger)
+        for reader, address in ((local, known), (owner, counted)):
+            assert sorted(subjects(reader, address, ["before-0", "beside"])) == [
+                "before-0",
+                "beside",
+            ]
+        assert subjects(local, stranger, ["again-0"]) == ["again-0"]
+
+
 def test_without_mysql_mail_is_taken_until_the_queue_is_full_and_all_of_it_is_stored(
     fleet: Fleet, instance: Instance, local: Owner, tell: Callable[..., None]
 ) -> None:

@@ -53,7 +53,14 @@ class Directory:
     """Recipients by what their local part says; everybody else is known and takes anything.
 
     Each local part is an organisation; a number at its end makes another with the same limits.
+    Who was asked about is remembered.
     """
+
+    def __init__(self) -> None:
+        self._known: dict[str, Destination] = {}
+
+    def remembered(self, address: str) -> Destination | None:
+        return self._known.get(address)
 
     async def resolve(self, address: str) -> Destination:
         match local := address.partition("@")[0].partition("+")[0]:
@@ -66,9 +73,10 @@ class Directory:
             case "broken":
                 raise ZeroDivisionError("a secret of ours")
         owner = OrganisationId(hashlib.sha256(local.encode()).digest()[:16])
-        return Destination(
+        self._known[address] = Destination(
             a_delivery(address, owner), LIMITS.get(local.rstrip("0123456789"), Limits())
         )
+        return self._known[address]
 
 
 async def only_opensesame(user: str, password: str) -> bool:

@@ -88,6 +88,21 @@ async def test_after_the_first_recipient_that_cannot_be_told_no_other_is_asked_a
     assert again[-1].startswith("250")
 
 
+async def test_who_is_not_counted_is_taken_after_one_who_cannot_be_told(
+    open_house: OpenHouse, counters: FarCounters
+) -> None:
+    house = await open_house()
+    client = await house.client()
+    await client.says("HELO a", "MAIL FROM:<>", "RCPT TO:<qa@b>", "RSET")
+    counters.silent = {"reserve"}
+
+    said = ["MAIL FROM:<>", *(f"RCPT TO:<{each}>" for each in [LIMITED[0], "qa@b", LIMITED[1]])]
+    told = (await client.says(*said))[1:]
+
+    assert [reply[:9] for reply in told] == [CANNOT_TELL[:9], "250 2.1.5", CANNOT_TELL[:9]]
+    assert counters.asked == {"reserve": 1}
+
+
 async def test_a_mail_that_takes_too_long_to_judge_is_for_later(
     open_lmtp: OpenHouse, counters: FarCounters, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -250,6 +250,7 @@ class Slow(Directory):
     """A directory that answers about `slow` only when it is let."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.asked = asyncio.Event()
         self.let = asyncio.Event()
 

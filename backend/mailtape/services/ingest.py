@@ -16,7 +16,7 @@ from mailtape.ports.queue import Queue
 from mailtape.rows import receipts
 from mailtape.rows.database import Database
 from mailtape.services import intake
-from mailtape.services.quota import Judged, Quota, unasked
+from mailtape.services.quota import Blind, Judged, Quota
 
 ACCEPTED = "accepted"
 _ROOM_SECONDS = 60
@@ -120,12 +120,12 @@ async def _keep(
     mail_from = address.reverse_path(submission.sender, smtputf8=True)
     judged: list[Judged | None] = []
     taken: list[Judged] = []
-    blind = False
+    blind: Blind | None = None
     for given in submission.addresses:
         each = await _judge(quota, given, transaction, octets, taken, blind=blind)
         judged.append(each)
         if each is not None:
-            blind = blind or each.blind
+            blind = each.blind or blind
             if each.decision.accepted:
                 taken.append(each)
     statuses = tuple(map(_status, submission.addresses, judged))
@@ -188,16 +188,16 @@ async def _judge(
     octets: int,
     taken: Sequence[Judged],
     *,
-    blind: bool,
+    blind: Blind | None,
 ) -> Judged | None:
     """Judge a recipient; None for what is no address."""
     try:
         recipient = address.mailbox(given, smtputf8=True)
     except Refused:
         return None
-    if blind:
-        return unasked(recipient)
-    return await quota.recipient(recipient, transaction=transaction, octets=octets, taken=taken)
+    return await quota.recipient(
+        recipient, transaction=transaction, octets=octets, taken=taken, blind=blind
+    )
 
 
 def _status(given: str, judged: Judged | None) -> RecipientStatus:

@@ -11,6 +11,7 @@ and the counters join the two, so that a mail that passes both is reserved and c
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
+from enum import Enum, auto
 from functools import lru_cache
 from itertools import groupby
 from typing import NamedTuple
@@ -49,20 +50,24 @@ def _with_trace(limits: Limits) -> Limits:
     )
 
 
+class Blind(Enum):
+    """What does not answer when a recipient cannot be judged."""
+
+    ROWS = auto()
+    """Who it is cannot be told; of those who are remembered it can."""
+    COUNTERS = auto()
+    """What it may have cannot be told; of those without limits it can."""
+
+
 class Judged(NamedTuple):
     """A recipient, what was decided on it, and where its mail goes when it is known."""
 
     recipient: str
     decision: Decision
     destination: Destination | None
-    blind: bool = False
-    """Whether what would tell does not answer. It will not of the next recipient either, and takes
-    seconds to show it: a door asks about no more of the same mail."""
-
-
-def unasked(address: str) -> Judged:
-    """Answer for a recipient that is not asked about, for one before it found nobody to tell."""
-    return Judged(address, _CANNOT_DECIDE, None, blind=True)
+    blind: Blind | None = None
+    """What would tell and does not answer. It will not of the next recipient either, and takes
+    seconds to show it: a door names it when it asks about more of the same mail."""
 
 
 class Quota:
@@ -92,16 +97,21 @@ class Quota:
         octets: int,
         received: bool = False,
         taken: Collection[Judged] = (),
+        blind: Blind | None = None,
     ) -> Judged:
         """Judge a recipient, and hold room for its mail when it is taken.
 
         `octets` is the announced size, 0 when there is none, or the true one of a mail that is
-        `received`; `taken` are the other recipients that take the mail so far. The same question
+        `received`; `taken` are the other recipients that take the mail so far, and `blind` is what
+        did not answer for one of the same mail: it is not asked about this one. The same question
         again gets the same answer and holds nothing more.
         """
         ask = self._fits if received else self._reserve
+        destination = None if blind is None else self._recipients.remembered(address)
+        if blind is not None and not _suffices(destination, blind):
+            return Judged(address, _CANNOT_DECIDE, None, blind)
         try:
-            destination = await self._recipients.resolve(address)
+            destination = destination or await self._recipients.resolve(address)
             if self._goes_too_far(destination, taken):
                 return Judged(address, _ORGANISATIONS, destination)
             decision = await ask(destination, transaction, octets)
@@ -114,7 +124,8 @@ class Quota:
             return Judged(address, _SUSPENDED, None)
         except Unavailable as error:
             log.warning("quota.cannot_decide", why=str(error))
-            return Judged(address, _CANNOT_DECIDE, None, blind=True)
+            silent = Blind.COUNTERS if destination else Blind.ROWS
+            return Judged(address, _CANNOT_DECIDE, None, silent)
         except Exception:
             log.exception("quota.failed")
             return Judged(address, _CANNOT_DECIDE, None)
@@ -252,6 +263,13 @@ class Quota:
             (organisation_id, [(transaction, each.recipient) for each in deliveries])
             for organisation_id, deliveries in groupby(counted, key=lambda d: d.organisation_id)
         ]
+
+
+def _suffices(remembered: Destination | None, blind: Blind) -> bool:
+    """Whether a recipient can be judged without what is silent."""
+    if remembered is None:
+        return False
+    return blind is Blind.ROWS or remembered.limits == NO_LIMITS
 
 
 def _organisations(judged: Iterable[Judged]) -> Iterator[OrganisationId]:

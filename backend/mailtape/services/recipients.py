@@ -100,6 +100,13 @@ class Recipients:
             return await self._look_up_again(recipient, known.destination, now)
         return await self._look_up(recipient, now)
 
+    def remembered(self, address: str) -> Destination | None:
+        """Tell whose mail this recipient's is, unless the rows would have to be asked."""
+        known = self._known.get(address.lower())
+        if known is None or time.monotonic() >= known.looked_up + _STALE_SECONDS:
+            return None
+        return known.destination
+
     def forget(self) -> None:
         """Look everything up afresh from now on; call it after the commit."""
         self._generation += 1
