@@ -14,7 +14,7 @@ from mailtape.domain.errors import Unauthenticated, Unavailable
 from mailtape.domain.quota import Decision
 from mailtape.ports.queue import Queue
 from mailtape.services import intake
-from mailtape.services.quota import Blind, Judged
+from mailtape.services.quota import Judged, Silent
 from mailtape_ingest import replies
 from mailtape_ingest.events import Abandoned, Login, Mail, Recipient
 from mailtape_ingest.replies import Reply
@@ -31,7 +31,7 @@ class Handler(Protocol):
     async def authenticate(self, login: Login) -> None:
         """Return when the credentials are good; else raise a `MailtapeError`."""
 
-    async def recipient(self, recipient: Recipient[Judged], blind: Blind | None) -> Judged:
+    async def recipient(self, recipient: Recipient[Judged], silent: Silent | None) -> Judged:
         """Say whether this recipient is taken, and where its mail goes."""
 
     async def message(self, mail: Mail[Judged]) -> Sequence[Reply]:
@@ -55,7 +55,7 @@ class Judge(Protocol):
         transaction: str,
         octets: int,
         taken: Collection[Judged],
-        blind: Blind | None,
+        silent: Silent | None,
     ) -> Judged:
         """Judge a recipient beside those that take the mail, and hold room for it."""
 
@@ -100,14 +100,14 @@ class MailHandler:
         ):
             raise Unauthenticated("These credentials are not valid.")
 
-    async def recipient(self, recipient: Recipient[Judged], blind: Blind | None) -> Judged:
+    async def recipient(self, recipient: Recipient[Judged], silent: Silent | None) -> Judged:
         """Judge a recipient; what is held for it is held under the name of its transaction."""
         return await self._quota.recipient(
             recipient.address,
             transaction=recipient.transaction,
             octets=recipient.declared_octets,
             taken=recipient.destinations,
-            blind=blind,
+            silent=silent,
         )
 
     async def message(self, mail: Mail[Judged]) -> Sequence[Reply]:

@@ -27,7 +27,7 @@ from mailtape.background import own_cancellation_only
 from mailtape.domain.envelope import Protocol
 from mailtape.domain.errors import MailtapeError
 from mailtape.metrics import SMTP_REFUSALS
-from mailtape.services.quota import Blind, Judged
+from mailtape.services.quota import Judged, Silent
 from mailtape_ingest import replies
 from mailtape_ingest.data import Budget
 from mailtape_ingest.events import Abandoned, Close, Event, Login, Mail, Recipient, StartTls
@@ -193,7 +193,7 @@ class Connection(asyncio.Protocol):
         self._client_sent_all = False
         self._hung_up = False
         self._gone = False
-        self._blind: tuple[str, Blind | None] = ("", None)
+        self._silent: tuple[str, Silent | None] = ("", None)
         """The latest transaction of which a recipient could not be judged, and what was silent."""
         self._deadline = math.inf
         self._alarm: asyncio.TimerHandle | None = None
@@ -349,11 +349,12 @@ class Connection(asyncio.Protocol):
 
     async def _judge(self, recipient: Recipient[Judged]) -> Judged:
         """Judge a recipient, without what was silent about another of its transaction."""
-        transaction, silent = self._blind
-        blind = silent if recipient.transaction == transaction else None
-        judged = await self._server.handler.recipient(recipient, blind)
-        if judged.blind is not None:
-            self._blind = (recipient.transaction, judged.blind)
+        transaction, silent = self._silent
+        judged = await self._server.handler.recipient(
+            recipient, silent if recipient.transaction == transaction else None
+        )
+        if judged.silent is not None:
+            self._silent = (recipient.transaction, judged.silent)
         return judged
 
     def _refuse(self, event: _Event, reply: Reply) -> None:

@@ -14,6 +14,7 @@ import redis
 import services
 from fakes import an_envelope
 from forked import Forked
+from mailtape.services import diagnosis
 from mailtape.stores.mongo_claims import MongoClaims
 from mailtape.stores.mongo_connection import open_client
 from mailtape.stores.rabbit_queue import RabbitQueue
@@ -142,6 +143,18 @@ def fleet(tmp_path_factory: pytest.TempPathFactory, mailtape: Forked) -> Iterato
         yield given
 
 
+DONE = (
+    "rows (MySQL): writes and reads a row.",
+    *(
+        f"bodies (MongoDB): gives {octets:,} bytes back. They came back as they were kept."
+        for octets in (diagnosis.SMALL_OCTETS, diagnosis.LARGE_OCTETS)
+    ),
+    "queue (RabbitMQ): passes a message on. One message was published, confirmed, consumed and",
+    "counters (Redis): runs the scripts of counters and limits. Room was held, used, given back",
+)
+"""What each part has really done, and not only answered."""
+
+
 def own_to(own: Callable[..., object], name: str) -> bool:
     prefix = {"own_database": "DB_", "own_documents": "MONGODB_", "own_vhost": "RABBITMQ_"}
     return name.startswith(prefix[own.__name__])
@@ -159,6 +172,8 @@ def test_a_fleet_is_well_and_its_mail_is_left_alone(
     assert answer.returncode == 0, answer.stdout
     for part, _ in SERVERS.values():
         assert f"ok      {part}: " in answer.stdout
+    for said in DONE:
+        assert said in answer.stdout
     assert "1 mails wait, 0 are parked, 0 workers listen." in answer.stdout
     assert asyncio.run(take_the_mail(fleet)) == before
     assert asyncio.run(queues_named_doctor(fleet)) == []
@@ -402,6 +417,46 @@ def test_a_redis_that_drops_counters_is_named(
         assert list(client.scan_iter(match="mailtape:doctor:*")) == []
 
     assert "noeviction" in failure
+
+
+@pytest.mark.services
+@pytest.mark.e2e
+def test_a_redis_that_runs_no_scripts_is_named(
+    healthy: dict[str, str], tmp_path: Path, mailtape: Forked
+) -> None:
+    with redis.Redis.from_url(healthy["REDIS_URL"]) as client:
+        may = ("on", ">hunter2-scripts", "~*", "&*", "+@all", "-evalsha")
+        client.execute_command("ACL", "SETUSER", "scriptless", *may)
+        url = healthy["REDIS_URL"].replace("//", "//scriptless:hunter2-scripts@")
+        try:
+            failure = the_failure(doctor(mailtape, healthy | {"REDIS_URL": url}, tmp_path))
+        finally:
+            client.execute_command("ACL", "DELUSER", "scriptless")
+
+    assert failure.startswith("FAILED  counters (Redis): runs the scripts")
+    assert "REDIS_URL" in failure
+    assert "hunter2" not in failure
+
+
+@pytest.mark.services
+@pytest.mark.e2e
+def test_a_rabbitmq_whose_user_may_not_publish_is_named(
+    own: Instance, healthy: dict[str, str], tmp_path: Path, mailtape: Forked
+) -> None:
+    """It may do all else, and write to the dead-letter exchange, which declaring takes."""
+    own.rabbitmqctl("add_user", "mute", "hunter2-mute")
+    try:
+        own.rabbitmqctl("set_permissions", "mute", ".*", r"^mailtape.*", ".*")
+        scheme, _, where = healthy["RABBITMQ_URL"].rpartition("@")
+        url = f"{scheme.partition('//')[0]}//mute:hunter2-mute@{where}"
+        failure = the_failure(doctor(mailtape, healthy | {"RABBITMQ_URL": url}, tmp_path))
+    finally:
+        own.rabbitmqctl("delete_user", "mute")
+
+    assert failure.startswith("FAILED  queue (RabbitMQ): passes a message on")
+    assert "RABBITMQ_URL" in failure
+    assert "amq.default" in failure
+    assert "hunter2" not in failure
 
 
 @pytest.mark.services

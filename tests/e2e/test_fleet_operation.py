@@ -217,10 +217,8 @@ def test_no_process_starts_with_a_queue_that_could_lose_mail(
     assert "ready" not in ended.stdout
 
 
-def test_a_worker_sweeps_the_body_that_a_dead_one_left(
-    fleet: dict[str, str], tmp_path: Path
-) -> None:
-    """It keeps a body before its rows: killed in between, it leaves what nobody names."""
+def test_a_worker_sweeps_a_body_that_no_row_names(fleet: dict[str, str], tmp_path: Path) -> None:
+    """As one leaves that is killed between a body and its rows."""
 
     async def on_bodies(act: Callable[[MongoBodies], Awaitable[T]]) -> T:
         async with open_client(fleet["MONGODB_URL"]) as client:

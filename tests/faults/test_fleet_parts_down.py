@@ -27,7 +27,7 @@ from fleet import Fleet, Process, asked
 from forked import Forked
 from owners import Owner, owning, registered
 from processes import free_ports
-from senders import Line, Senders, compare, numbered
+from senders import Line, Senders, compare, numbered, stuffed
 from services import Instance
 from unconfirming import Unconfirming, unconfirming
 
@@ -95,6 +95,18 @@ def send(fleet: Fleet, name: str, address: str, *, size: int = 500) -> bytes:
         return line.send(raw, address.encode())[:9]
 
 
+def send_to(fleet: Fleet, name: str, addresses: Sequence[str]) -> tuple[list[bytes], bytes]:
+    """Send one mail to several; gives what each was told and the last reply, to enhanced codes."""
+    ((_, raw),) = numbered(1, size=500, prefix=name)
+    with Line(fleet.of("ingest")[0].smtp, seconds=ANSWER_WITHIN) as line:
+        line.hello()
+        line.say(b"MAIL FROM:<shop@example.org>")
+        told = [line.say(b"RCPT TO:<%b>" % address.encode())[:9] for address in addresses]
+        assert line.say(b"DATA").startswith(b"354")
+        line.socket.sendall(stuffed(raw))
+        return told, line.reply()[:9]
+
+
 def hand_over(ingest: Process, name: str, address: str, queue_id: str, *, size: int = 500) -> bytes:
     """Hand a mail over as Postfix does; gives the reply to it."""
     ((_, raw),) = numbered(1, size=size, prefix=name)
@@ -123,8 +135,9 @@ def ask(fleet: Fleet, address: str) -> str:
     return asked(fleet.of("policy")[0].policy, address)
 
 
-def promised(fleet: Fleet, address: str, name: str) -> str:
+def promised(fleet: Fleet, address: str, name: str = "") -> str:
     """Ask the policy daemon for a mail, again while it cannot tell; gives the action's code."""
+    name = name or secrets.token_hex(8)
     for _ in range(UNTOLD + 1):
         action = asked(fleet.of("policy")[0].policy, address, instance=name)[:9]
         if action != NOT_NOW.decode():
@@ -193,7 +206,7 @@ def test_without_rabbitmq_senders_keep_their_mail_and_readers_read(
             assert hand_over(ingest, name, address, queue_id)[:9] == NOT_NOW
         assert local.get("/messages", address=address).status_code == 200
         assert local.count(address=address) > 0
-        assert ask(fleet, address) == "DUNNO"
+        assert promised(fleet, address) == "DUNNO"
     finally:
         up(instance, "rabbitmq", how)
     away = time.monotonic() - begin
@@ -260,7 +273,7 @@ def test_a_mail_whose_confirmation_is_lost_is_refused_and_not_doubled_when_it_co
 
         assert both() == [b"250 2.0.0"] * 2
         names = [f"after-{number}" for number in range(MAILS_A_MONTH)]
-        after = [name for name in names if hand_over(ingest, name, small, name)[:3] == b"250"]
+        after = [name for name in names if relay(fleet, name, small) == b"250 2.0.0"]
         # Held for its retry and counted as stored, one mail may count for two until both are next
         # compared with the rows; never for none.
         assert MAILS_A_MONTH - 2 <= len(after) <= MAILS_A_MONTH - 1
@@ -277,12 +290,12 @@ def test_without_mysql_known_addresses_take_mail_and_nobody_is_called_unknown(
 ) -> None:
     known, unheard_of = local.address(), local.address()
     assert send(fleet, "before", known)[:3] == b"250"
-    assert ask(fleet, known) == "DUNNO"
+    assert promised(fleet, known) == "DUNNO"
     down(instance, "mysql", how)
     try:
         for number in range(5):
             assert send(fleet, f"meanwhile-{number}", known)[:3] == b"250"
-        assert ask(fleet, known) == "DUNNO"
+        assert promised(fleet, known) == "DUNNO"
         for stranger in (unheard_of, f"nobody@{fleets.DOMAIN}"):
             assert send(fleet, "unknown", stranger) == NOT_NOW
             assert ask(fleet, stranger)[:9] == NOT_NOW.decode()
@@ -309,28 +322,20 @@ def test_without_mysql_known_recipients_take_a_mail_beside_one_whom_nobody_can_t
             assert relay(fleet, "before", address) == b"250 2.0.0"
         down(instance, "mysql", how)
         try:
-            with Line(fleet.of("ingest")[0].smtp, seconds=ANSWER_WITHIN) as line:
-                line.hello()
-                line.say(b"MAIL FROM:<shop@example.org>")
-                begin = time.monotonic()
-                told = [
-                    line.say(b"RCPT TO:<%b>" % each.encode())[:9]
-                    for each in (stranger, known, counted, stranger)
-                ]
-                assert time.monotonic() - begin < ANSWER_WITHIN
-                line.say(b"DATA")
-                line.socket.sendall(b"Subject: beside\r\n\r\nx\r\n.\r\n")
-                kept = line.reply()
+            for _ in range(UNTOLD + 1):
+                told, kept = send_to(fleet, "beside", [stranger, known, counted, stranger])
+                if told[2] != NOT_NOW:
+                    break
         finally:
             up(instance, "mysql", how)
         assert told == [NOT_NOW, b"250 2.1.5", b"250 2.1.5", NOT_NOW]
-        assert kept[:3] == b"250"
+        assert kept == b"250 2.0.0"
         until_works(fleet, stranger)
         for reader, address in ((local, known), (owner, counted)):
-            assert sorted(subjects(reader, address, ["before-0", "beside"])) == [
+            assert set(subjects(reader, address, ["before-0", "beside-0"])) == {
                 "before-0",
-                "beside",
-            ]
+                "beside-0",
+            }
         assert subjects(local, stranger, ["again-0"]) == ["again-0"]
 
 
@@ -344,19 +349,19 @@ def test_without_mysql_mail_is_taken_until_the_queue_is_full_and_all_of_it_is_st
     with registered(fleet.of("api")[0].http) as owner:
         counted = owner.address()
         for known in (address, counted):
-            assert send(fleet, "before", known)[:3] == b"250"
-            assert ask(fleet, known) == "DUNNO"
+            assert relay(fleet, "before", known) == b"250 2.0.0"
+            assert promised(fleet, known) == "DUNNO"
         down(instance, "mysql", "killed")
         try:
-            assert send(fleet, "meanwhile", counted)[:3] == b"250"
+            assert relay(fleet, "meanwhile", counted) == b"250 2.0.0"
             senders.start()
             deadline = time.monotonic() + SEEN_WITHIN
             while not senders.account.refusals:
                 assert time.monotonic() < deadline, "it takes more than it has room for"
                 time.sleep(0.01)
             taken = len(senders.account.acknowledged) * FILLING
-            assert send(fleet, "too much", counted) == FULL
-            assert ask(fleet, counted) == "DUNNO"
+            assert relay(fleet, "too much", counted) == FULL
+            assert promised(fleet, counted) == "DUNNO"
         finally:
             up(instance, "mysql", "killed")
         senders.enough()
@@ -488,7 +493,9 @@ def test_exactly_the_limit_is_granted_though_redis_is_emptied_while_two_daemons_
     finally:
         second.close()
         fleet.processes.remove(second)
-        time.sleep(GRANTS_AGAIN)  # all may have been told before Redis was emptied
+    time.sleep(GRANTS_AGAIN)  # all may have been told before Redis was emptied
+    with registered(fleet.of("api")[0].http) as owner:
+        assert relay(fleet, "granted", owner.address()) == b"250 2.0.0"
 
 
 def _grants_the_limit(
@@ -565,7 +572,7 @@ def test_processes_start_while_what_they_need_later_is_down(
     down(instance, name, "killed")
     try:
         _start_again(processes)
-        assert ask(fleet, address) == "DUNNO"
+        assert promised(fleet, address) == "DUNNO"
     finally:
         up(instance, name, "killed")
     until_works(fleet, address)
@@ -638,9 +645,11 @@ def test_without_redis_and_mysql_nothing_is_decided(
     with registered(fleet.of("api")[0].http) as owner:
         address, queue_id = owner.address(), secrets.token_hex(8)
         ingest = fleet.of("ingest")[0]
-        assert send(fleet, "before", address)[:3] == b"250"
-        assert ask(fleet, address) == "DUNNO"
-        assert asked(credulous.policy, f"nobody@{fleets.DOMAIN}")[:9] == "550 5.1.1"
+        assert relay(fleet, "before", address) == b"250 2.0.0"
+        assert promised(fleet, address) == "DUNNO"
+        nobody = f"nobody@{fleets.DOMAIN}"
+        told = {asked(credulous.policy, nobody)[:9] for _ in range(UNTOLD)}
+        assert "550 5.1.1" in told  # what it cannot tell in time it lets through
         down(instance, "redis", how)
         try:
             down(instance, "mysql", how)
@@ -708,6 +717,7 @@ def test_thirty_workers_killed_with_mail_in_hand_dead_letter_none_of_it(
             worker.kill()
         until_waiting(fleet, len(names))
     finally:
+        worker.close()
         up(instance, "mongodb", "killed")
         worker.launch()
     worker.wait_until_ready(SEEN_WITHIN)
@@ -723,7 +733,7 @@ def until_waiting(fleet: Fleet, mails: int) -> None:
     deadline = time.monotonic() + SEEN_WITHIN
     while line not in metrics(fleet.of("api")[0]):
         assert time.monotonic() < deadline, line
-        time.sleep(0.02)
+        time.sleep(0.05)
 
 
 def test_who_follows_an_api_that_is_killed_goes_on_where_it_was(fleet: Fleet) -> None:
@@ -740,7 +750,7 @@ def test_who_follows_an_api_that_is_killed_goes_on_where_it_was(fleet: Fleet) ->
         following = pool.submit(_follow, [owner, elsewhere], seen, 6)
         try:
             for number in range(6):
-                assert send(fleet, f"api-{number}", address)[:3] == b"250"
+                assert relay(fleet, f"api-{number}", address) == b"250 2.0.0"
                 if number == 2:
                     _wait_until_seen(seen, 1)
                     api.kill()

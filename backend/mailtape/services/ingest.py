@@ -16,7 +16,7 @@ from mailtape.ports.queue import Queue
 from mailtape.rows import receipts
 from mailtape.rows.database import Database
 from mailtape.services import intake
-from mailtape.services.quota import Blind, Judged, Quota
+from mailtape.services.quota import Judged, Quota, Silent
 
 ACCEPTED = "accepted"
 _ROOM_SECONDS = 60
@@ -120,12 +120,12 @@ async def _keep(
     mail_from = address.reverse_path(submission.sender, smtputf8=True)
     judged: list[Judged | None] = []
     taken: list[Judged] = []
-    blind: Blind | None = None
+    silent: Silent | None = None
     for given in submission.addresses:
-        each = await _judge(quota, given, transaction, octets, taken, blind=blind)
+        each = await _judge(quota, given, transaction, octets, taken, silent=silent)
         judged.append(each)
         if each is not None:
-            blind = each.blind or blind
+            silent = each.silent or silent
             if each.decision.accepted:
                 taken.append(each)
     statuses = tuple(map(_status, submission.addresses, judged))
@@ -188,7 +188,7 @@ async def _judge(
     octets: int,
     taken: Sequence[Judged],
     *,
-    blind: Blind | None,
+    silent: Silent | None,
 ) -> Judged | None:
     """Judge a recipient; None for what is no address."""
     try:
@@ -196,7 +196,7 @@ async def _judge(
     except Refused:
         return None
     return await quota.recipient(
-        recipient, transaction=transaction, octets=octets, taken=taken, blind=blind
+        recipient, transaction=transaction, octets=octets, taken=taken, silent=silent
     )
 
 

@@ -50,7 +50,7 @@ def _with_trace(limits: Limits) -> Limits:
     )
 
 
-class Blind(Enum):
+class Silent(Enum):
     """What does not answer when a recipient cannot be judged."""
 
     ROWS = auto()
@@ -65,7 +65,7 @@ class Judged(NamedTuple):
     recipient: str
     decision: Decision
     destination: Destination | None
-    blind: Blind | None = None
+    silent: Silent | None = None
     """What would tell and does not answer. It will not of the next recipient either, and takes
     seconds to show it: a door names it when it asks about more of the same mail."""
 
@@ -97,19 +97,19 @@ class Quota:
         octets: int,
         received: bool = False,
         taken: Collection[Judged] = (),
-        blind: Blind | None = None,
+        silent: Silent | None = None,
     ) -> Judged:
         """Judge a recipient, and hold room for its mail when it is taken.
 
         `octets` is the announced size, 0 when there is none, or the true one of a mail that is
-        `received`; `taken` are the other recipients that take the mail so far, and `blind` is what
+        `received`; `taken` are the other recipients that take the mail so far, and `silent` is what
         did not answer for one of the same mail: it is not asked about this one. The same question
         again gets the same answer and holds nothing more.
         """
         ask = self._fits if received else self._reserve
-        destination = None if blind is None else self._recipients.remembered(address)
-        if blind is not None and not _suffices(destination, blind):
-            return Judged(address, _CANNOT_DECIDE, None, blind)
+        destination = None if silent is None else self._recipients.remembered(address)
+        if silent is not None and not _suffices(destination, silent):
+            return Judged(address, _CANNOT_DECIDE, None, silent)
         try:
             destination = destination or await self._recipients.resolve(address)
             if self._goes_too_far(destination, taken):
@@ -124,7 +124,7 @@ class Quota:
             return Judged(address, _SUSPENDED, None)
         except Unavailable as error:
             log.warning("quota.cannot_decide", why=str(error))
-            silent = Blind.COUNTERS if destination else Blind.ROWS
+            silent = Silent.COUNTERS if destination else Silent.ROWS
             return Judged(address, _CANNOT_DECIDE, None, silent)
         except Exception:
             log.exception("quota.failed")
@@ -141,10 +141,12 @@ class Quota:
         After the first that cannot be told, none that is counted is asked about.
         """
         decisions: list[Decision] = []
-        blind = False
+        asking = True
         for each in judged:
-            decision = await self._received(each, transaction, octets, relayed=relayed, blind=blind)
-            blind = blind or decision.reason is Reason.CANNOT_DECIDE
+            decision = await self._received(
+                each, transaction, octets, relayed=relayed, asking=asking
+            )
+            asking = asking and decision.reason is not Reason.CANNOT_DECIDE
             decisions.append(decision)
         return decisions
 
@@ -210,13 +212,13 @@ class Quota:
         )
 
     async def _received(
-        self, judged: Judged, transaction: str, octets: int, *, relayed: bool, blind: bool
+        self, judged: Judged, transaction: str, octets: int, *, relayed: bool, asking: bool
     ) -> Decision:
         destination = judged.destination
         if destination is None:
             return judged.decision
         decision = _CANNOT_DECIDE
-        if not blind or destination.limits == NO_LIMITS:
+        if asking or destination.limits == NO_LIMITS:
             try:
                 decision = await self._fits(destination, transaction, octets, relayed=relayed)
             except Unavailable as error:
@@ -265,11 +267,11 @@ class Quota:
         ]
 
 
-def _suffices(remembered: Destination | None, blind: Blind) -> bool:
+def _suffices(remembered: Destination | None, silent: Silent) -> bool:
     """Whether a recipient can be judged without what is silent."""
     if remembered is None:
         return False
-    return blind is Blind.ROWS or remembered.limits == NO_LIMITS
+    return silent is Silent.ROWS or remembered.limits == NO_LIMITS
 
 
 def _organisations(judged: Iterable[Judged]) -> Iterator[OrganisationId]:

@@ -1,5 +1,6 @@
 """A mail handed over by HTTP, where what the API's tests cannot reach goes wrong."""
 
+from collections.abc import AsyncIterator
 from datetime import datetime
 
 import pytest
@@ -8,8 +9,9 @@ from structlog.testing import capture_logs
 import mysql
 from installation import Installation
 from mailtape.domain.errors import Unavailable
+from mailtape.domain.ids import OrganisationId
 from mailtape.rows.mysql_database import mysql_url
-from mailtape.services.ingest import Submission, ingest
+from mailtape.services.ingest import Ingested, Submission, ingest
 from mailtape.services.quota import Quota
 from mailtape.services.refusals import Refusals
 from mailtape.stores.shared_sql_counters import SharedSqlCounters
@@ -83,29 +85,56 @@ async def test_a_mail_goes_to_so_many_organisations_and_no_more(
     assert (used.emails, used.reserved_emails) == (0, 0)
 
 
+@pytest.fixture
+async def unanswered(installation: Installation) -> AsyncIterator[Quota]:
+    """Judges by counters in rows that nobody answers for."""
+    url = mysql_url(
+        host="127.0.0.1", port=free_ports(1)[0], user="nobody", password=None, name="none"
+    )
+    async with mysql.opened(url) as nobody:
+        counters = SharedSqlCounters(nobody)
+        yield Quota(installation.parts.recipients, counters, Refusals(), installation.clock)
+
+
 async def test_after_the_first_recipient_that_cannot_be_told_no_other_is_asked_about(
-    installation: Installation,
+    installation: Installation, unanswered: Quota
 ) -> None:
     """Where the counters do not answer, that takes seconds each time."""
-    parts = installation.parts
     acme = await installation.an_organisation("acme", "free")
     addresses = tuple(f"qa{number}@acme.mail.example.com" for number in range(5))
-    async with mysql.opened(
-        mysql_url(
-            host="127.0.0.1", port=free_ports(1)[0], user="nobody", password=None, name="none"
-        )
-    ) as nobody:
-        counters = SharedSqlCounters(nobody)
-        quota = Quota(parts.recipients, counters, Refusals(), installation.clock)
-        with capture_logs() as logs, pytest.raises(Unavailable):
-            await ingest(
-                parts.queue,
-                quota,
-                parts.database,
-                Submission(b"Subject: a\r\n\r\n", "", addresses, "192.0.2.1"),
-                organisation_id=acme,
-                idempotency_key="",
-                now=installation.clock(),
-            )
+
+    with capture_logs() as logs, pytest.raises(Unavailable):
+        await _hand_over(installation, unanswered, acme, addresses)
 
     assert [line["event"] for line in logs].count("quota.cannot_decide") == 1
+
+
+async def test_who_is_not_counted_is_taken_after_one_who_cannot_be_told(
+    installation: Installation, unanswered: Quota
+) -> None:
+    acme = await installation.an_organisation("acme", "free")
+    await installation.an_organisation("open", "unlimited")
+    known, other = "qa@open.mail.example.com", "qa@acme.mail.example.com"
+    await installation.parts.recipients.resolve(known)
+
+    with capture_logs() as logs:
+        done = await _hand_over(installation, unanswered, acme, (other, known, f"1{other}"))
+
+    assert [each.status[:9] for each in done.recipients] == ["451 4.3.0", "accepted", "451 4.3.0"]
+    assert [line["event"] for line in logs].count("quota.cannot_decide") == 1
+    (leased,) = await installation.parts.queue.lease(10, 2**20)
+    assert [each.recipient for each in leased.envelope.deliveries] == [known]
+
+
+async def _hand_over(
+    installation: Installation, quota: Quota, acme: OrganisationId, addresses: tuple[str, ...]
+) -> Ingested:
+    return await ingest(
+        installation.parts.queue,
+        quota,
+        installation.parts.database,
+        Submission(b"Subject: a\r\n\r\n", "", addresses, "192.0.2.1"),
+        organisation_id=acme,
+        idempotency_key="",
+        now=installation.clock(),
+    )
