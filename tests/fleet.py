@@ -98,6 +98,15 @@ class Process(Program):
                 heard.append(self._notices.recv(1000, socket.MSG_DONTWAIT).decode())
         return heard
 
+    @property
+    def has_said_ready(self) -> bool:
+        """Whether it has told systemd so since it was launched; `notices` still lists it."""
+        assert self._notices is not None, "it was launched"
+        with suppress(BlockingIOError):
+            first = self._notices.recv(1000, socket.MSG_DONTWAIT | socket.MSG_PEEK)
+            return first == b"READY=1"
+        return False
+
     def _hear_no_more(self) -> None:
         if self._notices is not None:
             self._notices.close()

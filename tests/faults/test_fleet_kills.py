@@ -14,6 +14,7 @@ import itertools
 import json
 import os
 import random
+import re
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,6 +31,7 @@ import services
 from faults.tracing import READS, SYNCS, WRITES, Begin, End, events, tracing
 from fleet import Fleet, Process, assert_sound
 from fleet import fleet as running_fleet
+from fleet import local as without_limits
 from forked import Forked
 from inbox import Inbox
 from owners import Owner, registered
@@ -48,6 +50,21 @@ SEEN_WITHIN = 60.0
 READY_WITHIN = 120.0
 SENT_WITHIN = 180.0
 """Seconds beyond the time that the mail is spread over; a sender who is refused tries again."""
+KILLED_WITHIN = 5.0
+"""Seconds that a kill waits for a process to be ready; longer than it takes on a busy machine."""
+STARTING_SECONDS = 0.5
+"""Every third kill hits a process within so long of its start."""
+CANNOT_TELL = "cannot tell at the moment, try again later"
+"""What is said when a recipient cannot be judged: Redis was silent for 0.3 s, or the policy daemon
+took more than 0.5 s. A busy machine brings that about; what the queue brings about has other words.
+"""
+STALLS = 2
+"""So often it may in a short test; each finds no more mails on the way in than connections."""
+REFUSED_AT_MOST = 0.01
+"""Of all mails, in a long test."""
+PUT_OFF_AT_MOST = 0.15
+"""Of a thousand mails what comes in a second: a door may leave Redis alone for so much longer than
+the policy daemon does. Redis hanging for 0.5 to 1.8 s put off 2 to 8."""
 RELAYED_PER_SECOND = 50
 STRAIGHT_PER_SECOND = 10
 LARGE_EACH = 20
@@ -107,6 +124,13 @@ def owner(fleet: Fleet) -> Iterator[Owner]:
         yield owner
 
 
+@pytest.fixture
+def local(fleet: Fleet) -> Iterator[Owner]:
+    """The organisation without limits: nobody asks Redis whether its mail is taken."""
+    with without_limits(fleet.of("api")[0]) as owner:
+        yield owner
+
+
 class Stream:
     """Mail to an address of its own, at a steady pace, until so much is sent or it is enough."""
 
@@ -154,6 +178,21 @@ def wait_until_ready(fleet: Fleet) -> None:
         process.wait_until_ready(READY_WITHIN)
 
 
+def wait_to_kill(process: Process) -> None:
+    """Wait for some time until it has said that it is ready; it may be one that cannot be."""
+    deadline = time.monotonic() + KILLED_WITHIN
+    while not process.has_said_ready and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def killed_and_launched(process: Process) -> bool:
+    """Kill it and have it start again; tells whether it was ready."""
+    was_ready = process.has_said_ready
+    process.kill()
+    process.launch()
+    return was_ready
+
+
 def in_turn(chance: random.Random, items: Sequence[T], count: int) -> list[T]:
     """Take each as often as any other, in random order from round to round."""
     rounds = (chance.sample(items, len(items)) for _ in itertools.count())
@@ -187,6 +226,40 @@ def assert_kept_as_sent(chance: random.Random, owner: Owner, relayed: Stream) ->
             assert raw.endswith(mail)
             assert b"(Postfix) with ESMTP id " in raw.removesuffix(mail)
     assert not chosen
+
+
+def assert_refused_by_stalls_alone(stream: Stream) -> None:
+    """Hold what was refused on the way in against what a busy machine may bring about.
+
+    Mails count and not replies: who is refused comes again fifty times a second.
+    """
+    account = stream.senders.account
+    words = {reply.decode().strip() for reply in account.refusals}
+    assert all(_cannot_tell(each) for each in words), words
+    a_few = STALLS * stream.senders.connections
+    assert len(account.refused) <= max(a_few, REFUSED_AT_MOST * len(account.attempted))
+
+
+def put_off(said: str) -> set[str]:
+    """Name the mails that Postfix was told to bring again, as nobody could tell of their limits."""
+    found = re.findall(r": (\w+): to=.*status=deferred \(.* said: (.*) \(in reply to", said)
+    assert len(found) == said.count("status=deferred"), "LMTP answered whenever it was asked"
+    assert all(_cannot_tell(words) for _, words in found), found
+    return {queue_id for queue_id, _ in found}
+
+
+def _cannot_tell(words: str) -> bool:
+    return words.startswith("451 4.3.0 ") and words.endswith(CANNOT_TELL)
+
+
+def insist(line: Line, raw: bytes, recipient: str) -> bytes:
+    """Send a mail, again for as long as nobody can tell whether it is taken; gives the reply."""
+    deadline = time.monotonic() + SENT_WITHIN
+    while _cannot_tell((reply := line.send(raw, recipient.encode())).decode().strip()):
+        assert time.monotonic() < deadline, "nobody can tell"
+        line.say(b"RSET")
+        time.sleep(0.2)
+    return reply
 
 
 @contextmanager
@@ -228,21 +301,31 @@ def test_nothing_is_lost_or_doubled_when_our_processes_are_killed(
     soak: bool,
 ) -> None:
     mails, kills = (5_000, 30) if soak else (600, 5 * len(fleet.processes))
-    relayed = Stream(postfix.smtp, owner, mails, RELAYED_PER_SECOND)
-    straight = Stream(fleet.of("ingest")[0].smtp, owner, mails // 4, STRAIGHT_PER_SECOND)
-    moments = sorted(chance.sample(range(1, mails), kills))
-    for moment, process in zip(moments, in_turn(chance, fleet.processes, kills), strict=True):
-        relayed.senders.wait_for(moment, SENT_WITHIN)
-        process.kill()
-        process.launch()
+    relayed = Stream(postfix.smtp, owner, MANY, RELAYED_PER_SECOND)
+    straight = Stream(fleet.of("ingest")[0].smtp, owner, MANY, STRAIGHT_PER_SECOND)
+    were_ready: list[bool] = []
+    victims = in_turn(chance, fleet.processes, kills * 2 // 3)
+    for number, process in enumerate(victims):
+        wait_to_kill(process)
+        relayed.wait_for_more(chance.randint(1, 2 * mails // len(victims) - 1))
+        were_ready.append(killed_and_launched(process))
+        if number % 2:
+            time.sleep(chance.uniform(0, STARTING_SECONDS))
+            were_ready.append(killed_and_launched(process))
+    for stream, least in ((relayed, mails), (straight, mails // 4)):
+        stream.senders.wait_for(least, mails / RELAYED_PER_SECOND + SENT_WITHIN)
+        stream.end()
     for stream in (relayed, straight):
-        stream.join(mails / RELAYED_PER_SECOND + SENT_WITHIN)
+        stream.join()
     wait_until_ready(fleet)
     wait_until_drained(instance, postfix)
 
     behind, direct = relayed.record(owner), straight.record(owner)
-    tell(kills, "kills", told(relayed=behind, straight=direct))
-    assert (behind.attempt, behind.acked, behind.visible) == (mails, mails, mails)
+    ready = were_ready.count(True)
+    tell(kills, "kills,", ready, "of ready processes,", told(relayed=behind, straight=direct))
+    assert len(were_ready) == kills
+    assert ready >= kills / 2, "who is starting holds nothing"
+    assert behind.acked == behind.attempt == behind.visible >= mails
     for record in (behind, direct):
         assert (record.lost, record.dup, record.unexpected) == (0, 0, 0), record
         assert record.acked + record.ambiguous == record.attempt
@@ -320,9 +403,11 @@ def test_mail_is_taken_while_no_worker_runs_and_nothing_of_it_is_lost(
         account = relayed.join(mails / RELAYED_PER_SECOND + SENT_WITHIN)
         postfix.wait_until_empty(mails / RELAYED_PER_SECOND + SEEN_WITHIN)
         arriving = mails / (time.monotonic() - begin)
-        assert account.refusals.total() == 0
-        assert postfix.log.count("status=sent", said_before) == mails
-        assert "status=deferred" not in postfix.log[said_before:]
+        assert_refused_by_stalls_alone(relayed)
+        said = postfix.log[said_before:]
+        late = put_off(said)
+        assert len(late) <= PUT_OFF_AT_MOST * mails
+        assert said.count("status=sent") == mails
         assert owner.count(address=relayed.address) == 0
     finally:
         for worker in workers:
@@ -335,7 +420,11 @@ def test_mail_is_taken_while_no_worker_runs_and_nothing_of_it_is_lost(
     draining = mails / (time.monotonic() - begin)
     wait_until_drained(instance, postfix)
     record = relayed.record(owner)
-    tell(f"{arriving:.0f} mails a second in, {draining:.0f} stored", told(relayed=record))
+    tell(
+        f"{arriving:.0f} mails a second in, {draining:.0f} stored,",
+        f"{len(account.refused)} refused and {len(late)} put off at first,",
+        told(relayed=record),
+    )
     assert (record.acked, record.visible) == (mails, mails)
     assert (record.lost, record.dup, record.unexpected) == (0, 0, 0), record
     assert owner.used() == mails
@@ -365,12 +454,12 @@ def test_processes_are_asked_to_end_one_after_the_other_and_no_mail_is_lost_or_d
                 process.wait_until_ready(READY_WITHIN)
     relayed.wait_for_more(RELAYED_PER_SECOND)
     relayed.end()
-    account = relayed.join()
+    relayed.join()
     wait_until_drained(instance, postfix)
 
     record, said = relayed.record(owner), postfix.log[said_before:]
     tell(said.count("status=deferred"), "times put off", told(relayed=record))
-    assert account.refusals.total() == 0
+    assert_refused_by_stalls_alone(relayed)
     assert record.acked == record.attempt == record.visible
     assert (record.lost, record.dup, record.unexpected) == (0, 0, 0), record
     assert "status=bounced" not in said
@@ -392,7 +481,7 @@ def test_a_mail_that_ends_whoever_reads_it_is_kept_raw_and_all_others_are_stored
         stream = Stream(fleet.of("ingest")[0].smtp, owner, good)
         line.hello()
         stream.senders.wait_for(good // 2)
-        assert line.send(raw, stream.address.encode()).startswith(b"250")
+        assert insist(line, raw, stream.address).startswith(b"250")
         account = stream.join()
         there = owner.wait_for(good + 1, SEEN_WITHIN, address=stream.address)
     tell(len(killed), "parsing processes were killed")
@@ -407,11 +496,11 @@ def test_a_mail_that_ends_whoever_reads_it_is_kept_raw_and_all_others_are_stored
 
 
 def test_250_comes_after_the_broker_has_synced_the_mail(
-    fleet: Fleet, instance: Instance, owner: Owner, tmp_path: Path
+    fleet: Fleet, instance: Instance, local: Owner, tmp_path: Path
 ) -> None:
     """What a kill cannot show; every sync takes long, so that none is in time by luck."""
     slow = f"delay_enter={SYNC_MILLISECONDS * 1000}"
-    names = trace_mails(fleet, instance, owner, tmp_path / "trace", slow)
+    names = trace_mails(fleet, instance, local, tmp_path / "trace", slow)
 
     orders = {name: order(name, events(tmp_path / "trace")) for name in names}
 
@@ -419,9 +508,9 @@ def test_250_comes_after_the_broker_has_synced_the_mail(
 
 
 def test_the_check_of_the_broker_fails_when_nothing_is_synced(
-    fleet: Fleet, instance: Instance, owner: Owner, tmp_path: Path
+    fleet: Fleet, instance: Instance, local: Owner, tmp_path: Path
 ) -> None:
-    names = trace_mails(fleet, instance, owner, tmp_path / "trace", "retval=0")
+    names = trace_mails(fleet, instance, local, tmp_path / "trace", "retval=0")
 
     orders = {name: order(name, events(tmp_path / "trace")) for name in names}
 
