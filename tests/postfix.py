@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from processes import free_ports
+from senders import SENDER, Line, insist, stuffed
 from served import environment
 
 SERVICES = Path(__file__).parents[1] / "deploy" / "services"
@@ -16,6 +17,7 @@ COMMANDS = Path("/usr/sbin")
 _QUEUES = ("maildrop", "incoming", "active", "deferred", "hold", "corrupt")
 _START_SECONDS = 60
 _FLUSH_SECONDS = 3
+_NOT_NOW = b"451 4.3.0"
 
 
 class Postfix:
@@ -113,3 +115,58 @@ def receiving(*, policy: str, lmtp: str, prints: bool = True) -> Iterator[Postfi
             if prints and (postfix.folder / "mail.log").exists():
                 print(f"--- the end of Postfix's log\n{postfix.log[-20_000:]}")
             postfix.services("down")
+
+
+def _put_off(reply: bytes) -> bool:
+    return reply.startswith(_NOT_NOW)
+
+
+@contextmanager
+def greeted(postfix: Postfix, source: str | None = None) -> Iterator[Line]:
+    """Connect, from this address if one is given, and greet."""
+    with Line(postfix.smtp, source=source) as line:
+        assert line.hello().startswith(b"250")
+        yield line
+
+
+def name_recipient(line: Line, path: bytes) -> bytes:
+    """Name a recipient, written as it is, until somebody can tell; gives the reply.
+
+    It stays one transaction, by whose instance the policy daemon knows what it has held already.
+    """
+    return insist(lambda: line.say(b"RCPT TO:" + path), _put_off)
+
+
+def announce(line: Line, *recipients: str, sender: bytes = SENDER) -> list[bytes]:
+    """Name sender and recipients; gives the reply to each recipient, to its enhanced code."""
+    assert line.say(b"MAIL FROM:<%b>" % sender).startswith(b"250")
+    return [name_recipient(line, b"<%b>" % each.encode())[:9] for each in recipients]
+
+
+def begin(line: Line, *recipients: str, sender: bytes = SENDER) -> list[bytes]:
+    """Come as far as the bytes of a mail, as `announce` does."""
+    replies = announce(line, *recipients, sender=sender)
+    assert insist(lambda: line.say(b"DATA"), _put_off).startswith(b"354")
+    return replies
+
+
+def send(
+    postfix: Postfix,
+    *recipients: str,
+    raw: bytes,
+    sender: bytes = SENDER,
+    source: str | None = None,
+) -> bytes:
+    """Send a mail to those who take it; gives the reply to its last dot.
+
+    Of one recipient Postfix asks there once more. A mail that is put off then comes again as
+    another, and may have been held room for in vain.
+    """
+
+    def offer() -> bytes:
+        with greeted(postfix, source) as line:
+            begin(line, *recipients, sender=sender)
+            line.socket.sendall(stuffed(raw))
+            return line.reply()
+
+    return insist(offer, _put_off)

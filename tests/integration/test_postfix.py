@@ -9,15 +9,16 @@ import json
 import re
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 
 import pytest
 
+import postfix as postfixes
 from inbox import Inbox
 from lossy import Link, link
 from owners import Owner, owning, registered
-from postfix import Postfix, receiving
-from senders import SENDER, Line, stuffed
+from postfix import Postfix, announce, begin, greeted, name_recipient, receiving
+from senders import SENDER, stuffed
 from served import Served, run, serving
 
 pytestmark = [pytest.mark.services, pytest.mark.e2e]
@@ -61,26 +62,9 @@ def small(served: Served) -> Iterator[Owner]:
         yield owner
 
 
-@contextmanager
-def greeted(postfix: Postfix, source: str | None = None) -> Iterator[Line]:
-    with Line(postfix.smtp, source=source) as line:
-        assert line.hello().startswith(b"250")
-        yield line
-
-
-def announce(line: Line, *recipients: str, sender: bytes = SENDER) -> list[bytes]:
-    """Name sender and recipients; gives the reply to each recipient, to its enhanced code."""
-    assert line.say(b"MAIL FROM:<%b>" % sender).startswith(b"250")
-    return [line.say(b"RCPT TO:<%b>" % each.encode())[:9] for each in recipients]
-
-
 def send(postfix: Postfix, *recipients: str, raw: bytes = MAIL, sender: bytes = SENDER) -> bytes:
     """Send a mail to those who take it; gives the reply to its last dot."""
-    with greeted(postfix) as line:
-        announce(line, *recipients, sender=sender)
-        assert line.say(b"DATA").startswith(b"354")
-        line.socket.sendall(stuffed(raw))
-        return line.reply()
+    return postfixes.send(postfix, *recipients, raw=raw, sender=sender)
 
 
 def settle(postfix: Postfix, inbox: Inbox) -> None:
@@ -136,10 +120,9 @@ def test_the_envelope_tells_of_the_client_and_not_of_postfix(
 ) -> None:
     address = local.address()
 
-    with greeted(postfix, source="127.0.0.2") as line:
-        line.begin(address.encode())
-        line.socket.sendall(stuffed(MAIL))
-        assert line.reply().startswith(b"250")
+    reply = postfixes.send(postfix, address, raw=MAIL, source="127.0.0.2")
+
+    assert reply.startswith(b"250")
 
     settle(postfix, local)
     envelope = local.only_message(address)["envelope"]
@@ -153,12 +136,13 @@ def test_each_recipient_has_its_own_reply_and_the_rest_of_the_mail_goes_on(
     postfix: Postfix, local: Owner, small: Owner
 ) -> None:
     full, first, second = small.address(), local.address(), local.address()
+    beside = local.address()
     for _ in range(MAILS_AT_MOST):
-        assert send(postfix, full).startswith(b"250")
+        # Of two recipients Postfix does not ask at the end, where room could be held in vain.
+        assert send(postfix, full, beside).startswith(b"250")
 
     with greeted(postfix) as line:
-        replies = announce(line, first, f"nobody@{DOMAIN}", full, "qa@example.net", second, first)
-        assert line.say(b"DATA").startswith(b"354")
+        replies = begin(line, first, f"nobody@{DOMAIN}", full, "qa@example.net", second, first)
         line.socket.sendall(stuffed(MAIL))
         assert line.reply().startswith(b"250")
 
@@ -195,7 +179,7 @@ def test_a_postmaster_without_a_domain_is_asked_about_as_ours(
     with greeted(postfix) as line:
         assert line.say(b"MAIL FROM:<%b>" % SENDER).startswith(b"250")
 
-        reply = line.say(b"RCPT TO:" + written.encode())
+        reply = name_recipient(line, written.encode())
 
     assert reply.startswith(b"550 5.1.1"), reply
 
@@ -203,13 +187,7 @@ def test_a_postmaster_without_a_domain_is_asked_about_as_ours(
 def test_a_postmaster_written_so_that_postfix_does_not_ask_is_refused_with_the_mail(
     postfix: Postfix,
 ) -> None:
-    with greeted(postfix) as line:
-        assert line.say(b"MAIL FROM:<%b>" % SENDER).startswith(b"250")
-        assert line.say(b"RCPT TO:<post\\master>").startswith(b"250")
-        assert line.say(b"DATA").startswith(b"354")
-        line.socket.sendall(stuffed(MAIL))
-
-        assert line.reply().startswith(b"550 5.")
+    assert send(postfix, "post\\master").startswith(b"550 5.")
 
     postfix.wait_until_empty(5)  # it replies before it has removed the file
 
@@ -315,7 +293,9 @@ def test_nothing_is_accepted_while_nobody_decides(
     served.kill()
     try:
         with greeted(postfix) as line:
-            assert announce(line, address, f"nobody@{DOMAIN}") == [b"451 4.3.0", b"451 4.3.0"]
+            assert line.say(b"MAIL FROM:<%b>" % SENDER).startswith(b"250")
+            for each in (address, f"nobody@{DOMAIN}"):
+                assert line.say(b"RCPT TO:<%b>" % each.encode())[:9] == b"451 4.3.0"
             assert line.say(b"DATA").startswith(b"554")
         assert postfix.queued() == []
     finally:
@@ -341,7 +321,7 @@ def test_no_second_mail_hides_behind_what_is_no_end(
     smuggled = b"MAIL FROM:<smuggled@example.org>\r\nRCPT TO:<%b>\r\nDATA\r\nsmuggled\r\n.\r\n"
 
     with greeted(postfix) as line:
-        line.begin(address.encode())
+        begin(line, address)
         line.socket.sendall(HEAD + b"\r\nfirst" + end + smuggled % address.encode() + b"QUIT\r\n")
         reply = line.reply()
         assert line.reply().startswith(b"221")
