@@ -54,10 +54,10 @@ async def opened(url: URL, **bounds: float) -> AsyncIterator[MysqlDatabase]:
 
 
 @asynccontextmanager
-async def rows_of(url: URL) -> AsyncIterator[MysqlDatabase]:
+async def rows_of(url: URL, **bounds: float) -> AsyncIterator[MysqlDatabase]:
     """Open a database and leave it empty, its schema apart."""
     try:
-        async with opened(url) as database:
+        async with opened(url, **bounds) as database:
             yield database
     finally:
         _empty(url)

@@ -51,7 +51,7 @@ async def installation(
 ) -> AsyncIterator[Installation]:
     if kind == "mysql":
         async with (
-            mysql.rows_of(request.getfixturevalue("migrated_mysql")) as database,
+            mysql.rows_of(request.getfixturevalue("migrated_mysql"), answer_seconds=60) as database,
             open_installation(tmp_path, elsewhere=database) as opened,
         ):
             yield opened
@@ -75,7 +75,7 @@ async def opened(kind: str, installation: Installation) -> AsyncIterator[Callabl
     elif kind in {"rows", "mysql"}:
         yield lambda: SharedSqlCounters(database)
     else:
-        redis = RedisConnection(services.variables("redis")["REDIS_URL"])
+        redis = RedisConnection(services.variables("redis")["REDIS_URL"], seconds=10.0)
         with services.own_keys() as prefix:
             several: list[RedisCounters] = []
 

@@ -47,14 +47,15 @@ async def limits(
     request: pytest.FixtureRequest, database: Database
 ) -> AsyncIterator[FailureLimits]:
     if request.param == "mysql":
-        async with mysql.rows_of(request.getfixturevalue("migrated_mysql")) as rows:
+        url = request.getfixturevalue("migrated_mysql")
+        async with mysql.rows_of(url, answer_seconds=60) as rows:
             yield SqlFailureLimits(rows)
         return
     in_rows = SqlFailureLimits(database)
     if request.param == "rows":
         yield in_rows
         return
-    connection = RedisConnection(services.variables("redis")["REDIS_URL"])
+    connection = RedisConnection(services.variables("redis")["REDIS_URL"], seconds=10.0)
     with services.own_keys() as prefix:
         in_redis = RedisFailureLimits(connection, prefix)
         standby = StandbyFailureLimits(in_redis, in_rows, connection)

@@ -228,8 +228,10 @@ async def test_the_bound_is_changed_as_the_operator_is_told_to() -> None:
             host = url.rpartition("/")[2]
             policy = ("bound", f"^{queues.name}$", '{"max-length-bytes": 3000}')
             services.rabbitmqctl("set_policy", "--vhost", host, *policy, "--apply-to", "queues")
-            await asyncio.sleep(1)
-            assert 1 <= await fill(old, 2000) < 4
+            async with asyncio.timeout(SECONDS):
+                while not 1 <= (kept := await fill(old, 2000)) < 4:  # until it is in force
+                    leased = await lease(old, kept)
+                    await old.acknowledge([mail.receipt for mail in leased])
 
             await queues.close()
             services.rabbitmqctl("clear_policy", "--vhost", host, "bound")
@@ -738,7 +740,7 @@ async def test_a_look_ends_with_the_process_that_looks(
 async def test_what_is_counted_does_not_wait_for_a_look(queue: RabbitQueue) -> None:
     receipts = await park(queue, *(an_envelope(b"one") for _ in range(2)))
 
-    async with looking(queue, receipts[0]), asyncio.timeout(1):
+    async with looking(queue, receipts[0]), asyncio.timeout(SECONDS):
         await queue.depth()
         await queue.check_room()
 
@@ -975,7 +977,7 @@ async def test_what_was_confirmed_is_there_after_the_broker_was_killed(
         started = time.monotonic()
         with pytest.raises(Unavailable):
             await put(queue, b"while it is down")
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 5, "half the time of a publish"
         await asyncio.to_thread(instance.start, "rabbitmq")
         assert await put_again(queue, b"last") < 10
 
@@ -998,7 +1000,7 @@ async def test_a_broker_that_stands_still_costs_no_more_than_the_time_of_a_publi
     with pytest.raises(Unavailable):
         await put(queue, b"two")
 
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 5
     instance.resume("rabbitmq")
     await put_again(queue, b"three")
     raws = {mail.raw for mail in await lease(queue, 2)}
@@ -1011,7 +1013,7 @@ async def test_a_broker_without_memory_takes_no_mail_and_gives_out_what_it_has(
     """Which shows too that nobody publishes by the connection that others consume by."""
     queue = await own_queues.open(publish_seconds=1)
     for raw in (b"one", b"two"):
-        await put(queue, raw)
+        await put_again(queue, raw)
     await lease(queue, 1)
     instance.rabbitmqctl("set_vm_memory_high_watermark", "absolute", "1MB")
     try:
@@ -1022,7 +1024,7 @@ async def test_a_broker_without_memory_takes_no_mail_and_gives_out_what_it_has(
                     await put(queue, b"three")
                 except Unavailable:
                     break
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 5
         for raw in (b"four", LARGE):
             with pytest.raises(Unavailable):
                 await put(queue, raw)

@@ -30,7 +30,7 @@ def instance() -> Iterator[Instance]:
 @pytest.fixture
 async def connection(instance: Instance) -> AsyncIterator[RedisConnection]:
     instance.start("redis")
-    opened = RedisConnection(instance.variables()["REDIS_URL"])
+    opened = RedisConnection(instance.variables()["REDIS_URL"], seconds=10.0)
     yield opened
     await opened.close()
 

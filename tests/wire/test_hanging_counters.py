@@ -106,26 +106,26 @@ async def test_who_is_not_counted_is_taken_after_one_who_cannot_be_told(
 async def test_a_mail_that_takes_too_long_to_judge_is_for_later(
     open_lmtp: OpenHouse, counters: FarCounters, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(handler, "_JUDGING_SECONDS", 0.2)
+    monkeypatch.setattr(handler, "_JUDGING_SECONDS", 1)
     house = await open_lmtp()
-    counters.seconds["fits"] = 0.1
+    counters.seconds["fits"] = 0.5
 
     replies, seconds = await hand_over(house, LIMITED)
 
     assert [reply[:9] for reply in replies] == ["451 4.3.0"] * MANY
-    assert seconds < 0.1 * MANY
+    assert seconds < 0.5 * MANY
     assert await house.kept() == []
 
 
 async def test_a_mail_that_is_kept_is_answered_however_long_it_takes_to_count_it(
     open_lmtp: OpenHouse, counters: FarCounters, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(quota_module, "_BOOKING_SECONDS", 0.2)
+    monkeypatch.setattr(quota_module, "_BOOKING_SECONDS", 1)
     house = await open_lmtp()
-    counters.seconds["commit"] = 0.1
+    counters.seconds["commit"] = 0.5
 
     replies, seconds = await hand_over(house, LIMITED)
 
     assert [reply[:3] for reply in replies] == ["250"] * MANY
-    assert seconds < 0.1 * MANY
+    assert seconds < 0.5 * MANY
     assert len(await house.kept()) == 1

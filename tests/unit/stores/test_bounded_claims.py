@@ -37,7 +37,7 @@ async def test_whoever_asks_at_once_is_told_within_the_time_of_one_question(
     ends = await asyncio.gather(*(_ask(bounded) for _ in range(5)), return_exceptions=True)
 
     assert [type(end) for end in ends] == [Unavailable] * 5
-    assert time.monotonic() - begun < 2 * _QUESTION_SECONDS
+    assert time.monotonic() - begun < 4 * _QUESTION_SECONDS, "one after the other it would be 5"
 
 
 async def test_who_leaves_takes_no_answer_from_the_others(bounded: BoundedClaims) -> None:
