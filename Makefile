@@ -61,8 +61,9 @@ services: ## get and start what the tests need from the outside
 services-down: ## stop it
 	@deploy/services down
 
-build: .venv/.run ## wheel and source distribution, in dist/
+build: .venv/.run ## wheel and source distribution, in dist/, and the libraries' versions that they were tested with
 	$(BIN)/uv build
+	$(BIN)/uv export --quiet --frozen --no-dev --no-emit-project --no-hashes --no-header -o dist/constraints.txt
 
 .venv/.run: $(INPUTS)
 	@scripts/venv run

@@ -11,12 +11,14 @@ import sys
 import textwrap
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
 import fleet as fleets
+import services
 from fleet import Fleet
 from forked import Forked
 from owners import Owner, owning
@@ -156,7 +158,11 @@ def test_what_the_pasted_lines_copy_comes_back_and_is_sound(
     for process in fleet.processes:
         assert process.stop() == 0
 
-    put_back = paste(fleet, programs, PUT_BACK)
+    with closing(services.connect_mysql(fleet.settings)) as rows, rows.cursor() as cursor:
+        cursor.execute("CREATE TABLE of_a_newer_release (number INT)")
+        put_back = paste(fleet, programs, PUT_BACK)
+        cursor.execute("SHOW TABLES LIKE 'of_a_newer_release'")
+        assert cursor.fetchall() == ()
 
     expected = {"body_never_stored": 2, "body_missing": 1} if between else {}
     assert findings(put_back.stdout) == expected, put_back.stdout + put_back.stderr

@@ -59,7 +59,7 @@ class Directory:
     def __init__(self) -> None:
         self._known: dict[str, Destination] = {}
 
-    def remembered(self, address: str) -> Destination | None:
+    def remembered(self, address: str, *, stale: bool) -> Destination | None:  # noqa: ARG002
         return self._known.get(address)
 
     async def resolve(self, address: str) -> Destination:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from mailtape.domain.errors import Unavailable
+from mailtape.ports.counters import NothingNew
 from mailtape.services import quota as quota_module
 from mailtape.services.quota import Quota
 from mailtape.stores.sql_counters import SqlCounters
@@ -28,6 +29,8 @@ class FarCounters:
         self.counters = counters
         self.seconds: dict[str, float] = {}
         self.silent: set[str] = set()
+        self.forgotten: set[tuple[str, str]] = set()
+        """What is asked, and of whom nothing is known any more then."""
         self.asked: Counter[str] = Counter()
 
     def __getattr__(self, verb: str) -> Callable[..., Awaitable[Any]]:
@@ -36,6 +39,8 @@ class FarCounters:
             await asyncio.sleep(self.seconds.get(verb, 0))
             if verb in self.silent:
                 raise Unavailable("The counters do not answer.")
+            if verb in {"reserve", "fits"} and (verb, args[2][1]) in self.forgotten:
+                raise NothingNew("The counters were lost a moment ago.")
             return await getattr(self.counters, verb)(*args)
 
         return ask
@@ -101,6 +106,37 @@ async def test_who_is_not_counted_is_taken_after_one_who_cannot_be_told(
 
     assert [reply[:9] for reply in told] == [CANNOT_TELL[:9], "250 2.1.5", CANNOT_TELL[:9]]
     assert counters.asked == {"reserve": 1}
+
+
+async def test_counters_that_forgot_somebody_are_asked_about_the_others(
+    open_house: OpenHouse, counters: FarCounters
+) -> None:
+    """They say so at once, and what is held for others holds."""
+    house = await open_house()
+    client = await house.client()
+    counters.forgotten = {("reserve", LIMITED[0])}
+
+    recipients = [LIMITED[0], "unknown@b", "qa@b", LIMITED[1]]
+    said = ["HELO a", "MAIL FROM:<>", *(f"RCPT TO:<{each}>" for each in recipients)]
+    told = (await client.says(*said))[2:]
+
+    assert [reply[:9] for reply in told] == [
+        CANNOT_TELL[:9],
+        "550 5.1.1",
+        "250 2.1.5",
+        "250 2.1.5",
+    ]
+
+
+async def test_a_mail_whose_room_was_forgotten_is_put_off_for_that_recipient_alone(
+    open_lmtp: OpenHouse, counters: FarCounters
+) -> None:
+    house = await open_lmtp()
+    counters.forgotten = {("fits", LIMITED[0])}
+
+    replies, _ = await hand_over(house, LIMITED[:3])
+
+    assert [reply[:3] for reply in replies] == ["451", "250", "250"]
 
 
 async def test_a_mail_that_takes_too_long_to_judge_is_for_later(

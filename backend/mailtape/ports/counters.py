@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Protocol, TypeAlias
 
+from mailtape.domain.errors import Unavailable
 from mailtape.domain.ids import OrganisationId
 from mailtape.domain.quota import Decision, Usage
 from mailtape.domain.tier import Limits
@@ -26,6 +27,13 @@ from mailtape.domain.tier import Limits
 Key: TypeAlias = tuple[str, str]
 """One recipient of one transaction: the transaction's name, the recipient. A plain tuple, which the
 garbage collector stops looking at; there may be a hundred thousand of them."""
+
+
+class NothingNew(Unavailable):
+    """What was known was lost a moment ago: what is held holds, and more is granted a moment later.
+
+    This is said at once, of each key that nothing is held for.
+    """
 
 
 class Counters(Protocol):

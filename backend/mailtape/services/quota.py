@@ -24,7 +24,7 @@ from mailtape.domain.errors import NotFound, Unavailable
 from mailtape.domain.ids import OrganisationId
 from mailtape.domain.quota import UNLIMITED, Decision, Reason, Verdict
 from mailtape.domain.tier import NO_LIMITS, Limits
-from mailtape.ports.counters import Counters, Key
+from mailtape.ports.counters import Counters, Key, NothingNew
 from mailtape.services.recipients import Destination, Recipients, Suspended
 from mailtape.services.refusals import Refusals
 
@@ -107,9 +107,11 @@ class Quota:
         again gets the same answer and holds nothing more.
         """
         ask = self._fits if received else self._reserve
-        destination = None if silent is None else self._recipients.remembered(address)
-        if silent is not None and not _suffices(destination, silent):
-            return Judged(address, _CANNOT_DECIDE, None, silent)
+        destination = None
+        if silent is not None:
+            destination = self._recipients.remembered(address, stale=silent is Silent.ROWS)
+            if not _suffices(destination, silent):
+                return Judged(address, _CANNOT_DECIDE, None, silent)
         try:
             destination = destination or await self._recipients.resolve(address)
             if self._goes_too_far(destination, taken):
@@ -124,8 +126,7 @@ class Quota:
             return Judged(address, _SUSPENDED, None)
         except Unavailable as error:
             log.warning("quota.cannot_decide", why=str(error))
-            silent = Silent.COUNTERS if destination else Silent.ROWS
-            return Judged(address, _CANNOT_DECIDE, None, silent)
+            return Judged(address, _CANNOT_DECIDE, None, _silent(error, destination))
         except Exception:
             log.exception("quota.failed")
             return Judged(address, _CANNOT_DECIDE, None)
@@ -138,16 +139,14 @@ class Quota:
         A relay has added its trace (RFC 5321, section 4.4) after it asked about the size: what was
         promised then must not be refused for that now. What is held is the true size all the same.
 
-        After the first that cannot be told, none that is counted is asked about.
+        After the first that nobody answers for, none that is counted is asked about.
         """
         decisions: list[Decision] = []
         asking = True
         for each in judged:
-            decision = await self._received(
-                each, transaction, octets, relayed=relayed, asking=asking
-            )
-            asking = asking and decision.reason is not Reason.CANNOT_DECIDE
-            decisions.append(decision)
+            again = await self._received(each, transaction, octets, relayed=relayed, asking=asking)
+            asking = asking and again.silent is None
+            decisions.append(again.decision)
         return decisions
 
     async def commit(self, transaction: str, judged: Sequence[Judged], octets: int) -> None:
@@ -213,18 +212,19 @@ class Quota:
 
     async def _received(
         self, judged: Judged, transaction: str, octets: int, *, relayed: bool, asking: bool
-    ) -> Decision:
+    ) -> Judged:
         destination = judged.destination
         if destination is None:
-            return judged.decision
-        decision = _CANNOT_DECIDE
+            return judged
+        decision, silent = _CANNOT_DECIDE, None
         if asking or destination.limits == NO_LIMITS:
             try:
                 decision = await self._fits(destination, transaction, octets, relayed=relayed)
             except Unavailable as error:
                 log.warning("quota.cannot_decide", why=str(error))
+                silent = _silent(error, destination)
         self._note(destination.delivery, decision)
-        return decision
+        return judged._replace(decision=decision, silent=silent)
 
     def _note(self, delivery: Delivery, decision: Decision) -> None:
         if decision.reason is not None:
@@ -265,6 +265,13 @@ class Quota:
             (organisation_id, [(transaction, each.recipient) for each in deliveries])
             for organisation_id, deliveries in groupby(counted, key=lambda d: d.organisation_id)
         ]
+
+
+def _silent(error: Unavailable, destination: Destination | None) -> Silent | None:
+    """Tell what did not answer about somebody, if anything did not."""
+    if isinstance(error, NothingNew):
+        return None
+    return Silent.ROWS if destination is None else Silent.COUNTERS
 
 
 def _suffices(remembered: Destination | None, silent: Silent) -> bool:

@@ -100,10 +100,14 @@ class Recipients:
             return await self._look_up_again(recipient, known.destination, now)
         return await self._look_up(recipient, now)
 
-    def remembered(self, address: str) -> Destination | None:
-        """Tell whose mail this recipient's is, unless the rows would have to be asked."""
+    def remembered(self, address: str, *, stale: bool) -> Destination | None:
+        """Tell whose mail this recipient's is, as long as that holds without asking the rows.
+
+        It holds for longer, `stale`, while they cannot be asked.
+        """
         known = self._known.get(address.lower())
-        if known is None or time.monotonic() >= known.looked_up + _STALE_SECONDS:
+        holds = _STALE_SECONDS if stale else _REMEMBERED_SECONDS
+        if known is None or time.monotonic() >= known.looked_up + holds:
             return None
         return known.destination
 

@@ -179,8 +179,7 @@ def explain(error: BaseException) -> str | None:
         if isinstance(each, ChannelAccessRefused):
             return (
                 "The user in RABBITMQ_URL may not do there what is needed; give it the permissions"
-                " to configure, write and read everything that begins with RABBITMQ_QUEUE, and to"
-                " write to amq.default."
+                " to configure, write and read everything in its virtual host."
             )
         if isinstance(each, AMQPConnectionError | ConnectionClosed | OSError | TimeoutError):
             return "Nothing answers as RabbitMQ at RABBITMQ_URL; start it, or change the address."

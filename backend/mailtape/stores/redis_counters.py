@@ -31,7 +31,7 @@ from mailtape.domain.errors import Unavailable
 from mailtape.domain.ids import OrganisationId
 from mailtape.domain.quota import UNLIMITED, Decision, Request, Usage, Verdict, decide
 from mailtape.domain.tier import Limits
-from mailtape.ports.counters import Key
+from mailtape.ports.counters import Key, NothingNew
 from mailtape.rows import events, holds, organisations, usage
 from mailtape.rows.base import from_us, to_us
 from mailtape.rows.database import Database, Session
@@ -132,10 +132,6 @@ class _Question:
     answer: "asyncio.Future[str]"
     digests: list[bytes] = field(default_factory=list)
     tries: int = 0
-
-
-class NothingNew(Unavailable):
-    """Redis forgot a moment ago: what is held holds, and more is granted a moment later."""
 
 
 class RedisCounters:

@@ -25,13 +25,13 @@ from mailtape.domain.errors import Unavailable
 from mailtape.domain.ids import OrganisationId
 from mailtape.domain.quota import Decision, Usage
 from mailtape.domain.tier import Limits
-from mailtape.ports.counters import Counters, Key
+from mailtape.ports.counters import Counters, Key, NothingNew
 from mailtape.rows.base import from_us
 from mailtape.rows.holds import Hold, State
 from mailtape.stores.joined_names import may_be_joined
 from mailtape.stores.own_grants import Grant
 from mailtape.stores.redis_connection import RedisConnection
-from mailtape.stores.redis_counters import NothingNew, RedisCounters
+from mailtape.stores.redis_counters import RedisCounters
 from mailtape.stores.shared_sql_counters import Elsewhere, SharedSqlCounters, period_of
 
 log = structlog.get_logger(__name__)

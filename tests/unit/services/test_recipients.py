@@ -233,14 +233,15 @@ async def test_who_was_known_is_known_while_the_rows_are_away_and_nobody_else_is
     assert await is_nobodys(strict, f"nobody@{DOMAIN}")
 
     with rows_away(installation.parts.database):
-        assert strict.remembered(f"QA@acme.{DOMAIN}") == known
+        assert strict.remembered(f"QA@acme.{DOMAIN}", stale=True) == known
+        assert strict.remembered(f"qa@acme.{DOMAIN}", stale=False) is None
         assert await strict.resolve(f"QA@acme.{DOMAIN}") == known
         for other in (f"other@acme.{DOMAIN}", f"nobody@{DOMAIN}"):
-            assert strict.remembered(other) is None
+            assert strict.remembered(other, stale=True) is None
             with pytest.raises(Unavailable):
                 await strict.resolve(other)
         clock.now += recipients._STALE_SECONDS
-        assert strict.remembered(f"qa@acme.{DOMAIN}") is None
+        assert strict.remembered(f"qa@acme.{DOMAIN}", stale=True) is None
         with pytest.raises(Unavailable):
             await strict.resolve(f"qa@acme.{DOMAIN}")
 
