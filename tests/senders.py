@@ -127,8 +127,6 @@ class Account:
     """The connection died between the dot and the reply: the mail may be there, or not."""
     refusals: Counter[bytes] = field(default_factory=Counter)
     """Each reply that was no 250, and how often it came; the mail was tried again."""
-    refused: set[str] = field(default_factory=set)
-    """Those that were refused at least once, whatever became of them then."""
 
 
 @dataclass(frozen=True)
@@ -261,7 +259,7 @@ class Senders:
                 line = Line(self._address)
                 reply = line.hello()
                 if reply[:3] != b"250":
-                    return self._refused(line, name, reply), False
+                    return self._refused(line, reply), False
             reply = line.begin(self._recipient)
             if reply[:3] == b"354":
                 sent = True
@@ -276,11 +274,10 @@ class Senders:
         if reply[:3] == b"250":
             self.account.acknowledged.add(name)
             return line, True
-        return self._refused(line, name, reply), False
+        return self._refused(line, reply), False
 
-    def _refused(self, line: Line, name: str, reply: bytes) -> Line | None:
+    def _refused(self, line: Line, reply: bytes) -> Line | None:
         self.account.refusals[reply] += 1
-        self.account.refused.add(name)
         if reply[:3] == b"421":
             line.close()
             return None
